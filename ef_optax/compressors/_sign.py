@@ -1,0 +1,247 @@
+"""One bit a coordinate: the sign, and the sign scaled by the mean magnitude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from ef_optax._checks import check_choice, check_static_int
+from ef_optax._keys import KeyState, init_keys, leaf_key, next_keys
+from ef_optax._numerics import abs_sum, wide
+from ef_optax._packing import pack_bits, unpack_bits
+from ef_optax.compressors._base import Compressor, Template, size_of, sizes
+from ef_optax.workers import Workers
+
+Zero = Literal["zero", "positive", "random"] | None
+_ZERO = (None, "zero", "positive", "random")
+
+
+def sign(zero: Zero = None, *, key: Any = None) -> Compressor:
+    r"""The sign of every coordinate, one bit each.
+
+    .. math::
+      C(x)_i = \operatorname{sign}(x_i)
+
+    The sign forgets all magnitudes and neither contracts nor is it unbiased: under
+    error feedback its error may grow without bound, and
+    :func:`ef_optax.error_feedback` warns. Use :func:`ef_optax.scaled_sign` there. A
+    vote of signs is :func:`ef_optax.majority_vote`.
+
+    Args:
+      zero: what the sign of 0 is: "zero" (which takes two bits a coordinate when it
+        crosses), "positive", or "random", a fair sign. None means "zero" for one
+        worker and "positive" where a message crosses.
+      key: an int or a JAX key for ``zero="random"``, the same on all workers; each
+        worker draws its own.
+
+    Returns:
+      A :class:`ef_optax.Compressor`.
+
+    Raises:
+      ValueError: if `zero` is unknown, or "random" without a key.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.sign()
+      >>> x = jnp.array([0.5, -2.0, 0.0])
+      >>> print(tx.update(x, tx.init(x))[0])
+      [ 1. -1.  0.]
+
+    References:
+      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
+      <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithm 1
+    """
+    return _signs(
+        _name("sign", zero=zero), zero, key,
+        scales=lambda leaves: [jnp.ones((), wide(x.dtype)) for x in leaves],
+        sent_scale=False,
+    )
+
+
+def scaled_sign(
+    per: Literal["leaf", "tree"] | int = "leaf", zero: Zero = None, *, key: Any = None
+) -> Compressor:
+    r"""The sign scaled by the mean magnitude.
+
+    .. math::
+      C(x) = \frac{\|x\|_1}{d}\, \operatorname{sign}(x)
+
+    It contracts with :math:`\delta = \phi(x) = \|x\|_1^2 / (d \|x\|_2^2) \ge 1/d`, the
+    density of what it compresses (:func:`ef_optax.density`).
+
+    Args:
+      per: what shares one scale: "leaf", "tree", or blocks of this many coordinates of
+        a flattened leaf, the last of which may be shorter.
+      zero: what the sign of 0 is: "zero" (which takes two bits a coordinate when it
+        crosses), "positive", or "random", a fair sign. None means "zero" for one
+        worker and "positive" where a message crosses: a coordinate whose gradient is
+        always 0 then jitters by the scale, which is a reason to exempt it.
+      key: an int or a JAX key for ``zero="random"``, the same on all workers; each
+        worker draws its own.
+
+    Returns:
+      A :class:`ef_optax.Compressor`.
+
+    Raises:
+      ValueError: if `per` or `zero` is unknown, or "random" comes without a key.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.scaled_sign()
+      >>> x = jnp.array([0.5, -2.0, 0.5])
+      >>> print(tx.update(x, tx.init(x))[0])
+      [ 1. -1.  1.]
+
+    References:
+      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
+      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 1 and Lemma 8
+    """
+    if isinstance(per, str):
+        check_choice("per", per, ("leaf", "tree"))
+    else:
+        per = check_static_int("per (the size of a block)", per, 1)
+
+    def scales(leaves: list[jax.Array]) -> list[jax.Array]:
+        if per == "leaf":
+            return [abs_sum(x) / max(x.size, 1) for x in leaves]
+        if per == "tree":
+            total = sum(abs_sum(x) for x in leaves)
+            mean = total / max(sum(x.size for x in leaves), 1)
+            return [jnp.asarray(mean, wide(x.dtype)) for x in leaves]
+        return [_block_means(x, per) for x in leaves]
+
+    def contraction(params: Any) -> float:
+        if per == "leaf":
+            return 1.0 / max(sizes(params))
+        if per == "tree":
+            return 1.0 / max(sum(size_of(x) for x in jax.tree.leaves(params)), 1)
+        return 1.0 / min(per, max(sizes(params)))
+
+    return _signs(
+        _name("scaled_sign", per=per, zero=zero), zero, key,
+        scales=scales,
+        sent_scale="tree" if per == "tree" else True,
+        block=per if isinstance(per, int) else None,
+        contraction=contraction,
+    )
+
+
+def _name(name: str, **kwargs: Any) -> str:
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})"
+
+
+def _block_means(x: jax.Array, block: int) -> jax.Array:
+    """Returns the mean magnitude of every block of a flattened leaf."""
+    count = -(-x.size // block)
+    flat = jnp.abs(x.astype(wide(x.dtype))).reshape(-1)
+    padded = jnp.pad(flat, (0, count * block - x.size)).reshape(count, block)
+    lengths = jnp.minimum(block, x.size - block * jnp.arange(count))
+    return jnp.sum(padded, axis=1) / lengths.astype(padded.dtype)
+
+
+def _spread(scale: jax.Array, shape: tuple[int, ...], block: int | None) -> jax.Array:
+    """Returns the scale of every coordinate."""
+    if block is None:
+        return jnp.broadcast_to(scale, shape)
+    size = math.prod(shape)
+    if size == 0:
+        return jnp.zeros(shape, scale.dtype)
+    return jnp.repeat(scale, block, total_repeat_length=scale.size * block)[
+        :size
+    ].reshape(shape)
+
+
+def _signed(
+    positive: jax.Array, zero: jax.Array | None, scale: jax.Array, block: int | None
+) -> jax.Array:
+    """Returns ±scale, or 0 where `zero`. Selected, so that no product is rounded."""
+    up = _spread(scale, positive.shape, block)
+    out = lax.select(positive, up, -up)
+    return out if zero is None else lax.select(zero, jnp.zeros_like(up), out)
+
+
+def _signs(
+    name: str,
+    zero: Zero,
+    key: Any,
+    *,
+    scales: Callable[[list[jax.Array]], list[jax.Array]],
+    sent_scale: bool | str,
+    block: int | None = None,
+    contraction: Callable[[Any], float] | None = None,
+) -> Compressor:
+    """Returns the compressor of ±scale; a scale is sent per leaf, per tree or never."""
+    check_choice("zero", zero, _ZERO)
+    if zero == "random" and key is None:
+        raise ValueError("zero='random' needs a key, the same on all workers.")
+    if zero != "random" and key is not None:
+        raise ValueError(f"key is for zero='random' only; got zero={zero!r}.")
+
+    def init(params: Any) -> Any:
+        return init_keys(key) if zero == "random" else optax.EmptyState()
+
+    def planes(leaves: list[jax.Array], state: Any, workers: Workers) -> list[Any]:
+        """Returns for every leaf where the sign is positive, and where it is 0."""
+        ternary = zero == "zero" or (zero is None and workers.is_one)
+        if ternary:
+            return [(x > 0, x == 0) for x in leaves]
+        if zero != "random":
+            return [(x >= 0, None) for x in leaves]
+        index = None if workers.is_one else workers.index
+        fair = [
+            jax.random.bernoulli(leaf_key(state, i, index), shape=x.shape)
+            for i, x in enumerate(leaves)
+        ]
+        return [((x > 0) | ((x == 0) & f), None) for x, f in zip(leaves, fair,
+                                                                 strict=True)]
+
+    def following(state: Any) -> Any:
+        return next_keys(state) if isinstance(state, KeyState) else state
+
+    def encode(updates: Any, state: Any, workers: Workers) -> Any:
+        leaves = jax.tree.leaves(updates)
+        bits = tuple(
+            tuple(pack_bits(p) for p in pair if p is not None)
+            for pair in planes(leaves, state, workers)
+        )
+        means = tuple(scales(leaves)) if sent_scale else ()
+        # One scale for the tree crosses once; in the widest dtype, to lose nothing.
+        if sent_scale == "tree" and means:
+            means = (max(means, key=lambda m: m.dtype.itemsize),)
+        return (bits, means), Template.of(updates), following(state)
+
+    def leaf_scale(means: Any, i: int, dtype: Any) -> jax.Array:
+        if not sent_scale:
+            return jnp.ones((), wide(dtype))
+        return means[0 if sent_scale == "tree" else i].astype(wide(dtype))
+
+    def decode(message: Any, template: Template) -> Any:
+        bits, means = message
+        out = []
+        for i, (pair, shape, dtype) in enumerate(
+            zip(bits, template.shapes, template.dtypes, strict=True)
+        ):
+            positive, *rest = (unpack_bits(p, shape) for p in pair)
+            none = rest[0] if rest else None
+            out.append(_signed(positive, none, leaf_scale(means, i, dtype), block))
+        return template.unflatten(out)
+
+    def roundtrip(updates: Any, state: Any) -> Any:
+        leaves = jax.tree.leaves(updates)
+        pairs = planes(leaves, state, Workers(None))
+        out = [
+            _signed(positive, none, scale, block)
+            for (positive, none), scale in zip(pairs, scales(leaves), strict=True)
+        ]
+        return Template.of(updates).unflatten(out), following(state)
+
+    return Compressor(
+        name, init=init, encode=encode, decode=decode, roundtrip=roundtrip,
+        contraction=contraction,
+    )

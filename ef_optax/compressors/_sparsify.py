@@ -1,0 +1,256 @@
+"""Some coordinates and not the rest: the largest, or random ones."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ef_optax import _select
+from ef_optax._checks import check_choice, check_interval, check_static_int
+from ef_optax._keys import init_keys, leaf_key, next_keys
+from ef_optax._packing import index_dtype
+from ef_optax.compressors._base import Compressor, Template, leafwise, size_of, sizes
+from ef_optax.workers import Workers
+
+
+def _kept(size: int, k: int | None, fraction: float | None) -> int:
+    """Returns how many of `size` coordinates are kept: never more, at least one."""
+    if size == 0:
+        return 0
+    if k is None:
+        assert fraction is not None
+        # In the decimal that was written: 0.07 of 100 is 7, in binary it is 8.
+        k = max(1, math.ceil(Fraction(repr(fraction)) * size))
+    return min(k, size)
+
+
+def _check_amount(k: Any, fraction: Any) -> tuple[int | None, float | None]:
+    if (k is None) == (fraction is None):
+        raise ValueError(
+            f"Give one of k and fraction; got k={k!r} and fraction={fraction!r}."
+        )
+    if k is not None:
+        return check_static_int("k", k, 1), None
+    if isinstance(fraction, jax.core.Tracer):
+        raise TypeError(
+            "fraction decides the shape of the message, so it must be a Python float, "
+            "not a traced value; with optax.inject_hyperparams name it in static_args."
+        )
+    check_interval("fraction", fraction, 0.0, 1.0, open_low=True)
+    return None, float(fraction)
+
+
+def top_k(
+    k: int | None = None,
+    fraction: float | None = None,
+    per: Literal["leaf", "tree"] = "leaf",
+) -> Compressor:
+    r"""The k coordinates of the largest magnitude.
+
+    .. math::
+      C(x)_i = \begin{cases} x_i & |x_i| \text{ among the } k \text{ largest},\\
+        0 & \text{otherwise} \end{cases}
+      \qquad \delta = k/d
+
+    Values cross with their positions in the smallest unsigned integers that hold them;
+    a leaf that is kept whole crosses without positions. Of equal magnitudes any may be
+    kept, the same on every run.
+
+    Args:
+      k: how many coordinates to keep; a leaf with fewer is kept whole.
+      fraction: which part of the coordinates to keep instead, in (0, 1]:
+        :math:`k = \max(1, \lceil fraction \cdot d \rceil)`.
+      per: whether k counts for each "leaf" or for the whole "tree".
+
+    Returns:
+      A :class:`ef_optax.Compressor`.
+
+    Raises:
+      ValueError: if not exactly one of k and fraction is given, or it is out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.top_k(k=2)
+      >>> x = jnp.array([0.5, -2.0, 0.0, 1.0])
+      >>> print(tx.update(x, tx.init(x))[0])
+      [ 0. -2.  0.  1.]
+
+    References:
+      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
+      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Assumption A and Remark 7
+
+      Stich et al., `Sparsified SGD with Memory
+      <https://arxiv.org/abs/1809.07599>`_, 2018
+    """
+    k, fraction = _check_amount(k, fraction)
+    check_choice("per", per, ("leaf", "tree"))
+    amount = f"k={k}" if k is not None else f"fraction={fraction}"
+    name = f"top_k({amount}, per={per!r})"
+
+    def encode_flat(flat: jax.Array) -> tuple[jax.Array, ...]:
+        kept = _kept(flat.size, k, fraction)
+        if kept == flat.size:
+            return (flat,)
+        indices = _select.largest(_select.magnitude_bits(flat), kept)
+        return flat[indices], indices.astype(index_dtype(flat.size))
+
+    def decode_flat(message: Any, size: int) -> jax.Array:
+        values, *rest = message
+        if not rest:
+            return values
+        return jnp.zeros((size,), values.dtype).at[rest[0].astype(jnp.int32)].set(
+            values, unique_indices=True, mode="promise_in_bounds"
+        )
+
+    def sum_flat(messages: Any, size: int) -> jax.Array:
+        values, *rest = messages
+        if not rest:
+            return jnp.sum(values, axis=0)
+        return jnp.zeros((size,), values.dtype).at[
+            rest[0].astype(jnp.int32).reshape(-1)
+        ].add(values.reshape(-1), mode="promise_in_bounds")
+
+    if per == "leaf":
+        def by_leaf(function):
+            return lambda m, shared, shape, dtype: function(
+                m, size_of(jax.ShapeDtypeStruct(shape, dtype))
+            )
+
+        return leafwise(
+            name,
+            lambda x, one: (encode_flat(x.reshape(-1)), ()),
+            by_leaf(decode_flat),
+            sum_leaf=by_leaf(sum_flat),
+            contraction=lambda params: min(
+                _kept(n, k, fraction) / n for n in sizes(params)
+            ),
+        )
+
+    def encode(updates: Any, state: Any, workers: Workers) -> Any:
+        del workers
+        leaves = [x.reshape(-1) for x in jax.tree.leaves(updates)]
+        message = encode_flat(jnp.concatenate(leaves)) if leaves else ()
+        return message, Template.of(updates), state
+
+    def by_tree(function):
+        def decode(message: Any, template: Template) -> Any:
+            if not template.shapes:
+                return template.unflatten([])
+            counts = [math.prod(shape) for shape in template.shapes]
+            flat, out, start = function(message, sum(counts)), [], 0
+            for count in counts:
+                out.append(flat[start:start + count])
+                start += count
+            return template.unflatten(out)
+
+        return decode
+
+    def contraction(params: Any) -> float:
+        total = max(sum(size_of(x) for x in jax.tree.leaves(params)), 1)
+        return _kept(total, k, fraction) / total
+
+    return Compressor(
+        name, encode=encode, decode=by_tree(decode_flat),
+        decode_sum=by_tree(sum_flat), contraction=contraction,
+    )
+
+
+def random_k(
+    k: int | None = None,
+    fraction: float | None = None,
+    key: Any = 0,
+    scaled: bool = False,
+) -> Compressor:
+    r"""Random coordinates of every leaf, k of them, the same on all workers.
+
+    .. math::
+      C(x)_i = \begin{cases} s\, x_i & i \in S, \\ 0 & i \notin S \end{cases}
+      \qquad S \subset \{1,\dots,d\}, |S| = k \text{ uniform}
+
+    With :math:`s = 1` it contracts, :math:`E\|C(x)-x\|^2 = (1-k/d)\|x\|^2`. Scaled,
+    :math:`s = d/k` makes it unbiased with variance :math:`\omega = d/k - 1`; error
+    feedback then uses :math:`C/(1+\omega)`, which is the unscaled one. Every worker
+    draws the same coordinates from the shared key, so only values cross and messages
+    add.
+
+    Args:
+      k: how many coordinates of a leaf to keep; a smaller leaf is kept whole.
+      fraction: which part of the coordinates to keep instead, in (0, 1]:
+        :math:`k = \max(1, \lceil fraction \cdot d \rceil)`.
+      key: an int or a JAX key, the same on all workers.
+      scaled: whether to multiply what is kept by d/k.
+
+    Returns:
+      A :class:`ef_optax.Compressor`.
+
+    Raises:
+      ValueError: if not exactly one of k and fraction is given, or it is out of range.
+      TypeError: if `key` is neither an int nor a key.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.random_k(k=1, key=0, scaled=True)
+      >>> x = jnp.ones(4)
+      >>> print(jnp.sort(tx.update(x, tx.init(x))[0]))
+      [0. 0. 0. 4.]
+
+    References:
+      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
+      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Remark 5
+    """
+    k, fraction = _check_amount(k, fraction)
+    init_keys(key)  # refuse a bad key here, not in init
+    amount = f"k={k}" if k is not None else f"fraction={fraction}"
+
+    def encode(updates: Any, state: Any, workers: Workers) -> Any:
+        del workers
+        message: list[jax.Array] = []
+        indices: list[jax.Array | None] = []
+        for i, x in enumerate(jax.tree.leaves(updates)):
+            kept = _kept(x.size, k, fraction)
+            if kept == x.size:
+                message.append(x.reshape(-1))
+                indices.append(None)
+                continue
+            bits = jax.random.bits(leaf_key(state, i), (x.size,), jnp.uint32)
+            chosen = _select.largest(bits, kept)
+            message.append(x.reshape(-1)[chosen])
+            indices.append(chosen)
+        shared = (Template.of(updates), tuple(indices))
+        return tuple(message), shared, next_keys(state)
+
+    def decode(message: Any, shared: Any) -> Any:
+        template, indices = shared
+        out = []
+        for values, chosen, shape in zip(message, indices, template.shapes,
+                                         strict=True):
+            if chosen is None:
+                out.append(values)
+                continue
+            size = math.prod(shape)
+            if scaled:
+                values = values * jnp.asarray(size / values.size, values.dtype)
+            out.append(
+                jnp.zeros((size,), values.dtype).at[chosen].set(
+                    values, unique_indices=True, mode="promise_in_bounds"
+                )
+            )
+        return template.unflatten(out)
+
+    def smallest_part(params: Any) -> float:
+        return min(_kept(n, k, fraction) / n for n in sizes(params))
+
+    return Compressor(
+        f"random_k({amount}, scaled={scaled})",
+        init=lambda params: init_keys(key),
+        encode=encode,
+        decode=decode,
+        additive=True,
+        contraction=None if scaled else smallest_part,
+        variance=(lambda params: 1 / smallest_part(params) - 1) if scaled else None,
+        contractive=random_k(k, fraction, key, scaled=False) if scaled else None,
+    )

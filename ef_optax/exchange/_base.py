@@ -1,0 +1,74 @@
+"""How the messages of the workers become one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ef_optax.compressors import Compressor
+from ef_optax.workers import Workers
+
+
+class Exchanged(NamedTuple):
+    """What an exchange returns.
+
+    Attributes:
+      own: what this worker's message decoded to, to the bit.
+      mean: the mean of what all messages decoded to, the same on all workers.
+      finite: whether the inputs of all workers were finite, the same on all workers.
+      compressor_state: the compressor's next state, the same on all workers.
+      state: the exchange's next state.
+    """
+
+    own: Any
+    mean: Any
+    finite: jax.Array
+    compressor_state: Any
+    state: Any
+
+
+class Exchange(NamedTuple):
+    """A way to cross the worker axis.
+
+    Attributes:
+      name: how it is called in messages.
+      init: ``(params, workers) -> state``.
+      apply: ``(compressor, updates, finite, compressor_state, state, workers) ->
+        Exchanged``, where `finite` says whether this worker's input is, and crosses
+        with the message as its flag.
+      check: ``compressor -> None``, raises if the compressor cannot cross this way.
+    """
+
+    name: str
+    init: Callable[..., Any]
+    apply: Callable[..., Exchanged]
+    check: Callable[[Compressor], None]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def flag_of(finite: jax.Array, dtype: Any) -> jax.Array:
+    """Returns the flag that a message carries: 0 if its input is finite, else 1."""
+    return jnp.where(finite, 0, 1).astype(dtype)
+
+
+def check_exchange(exchange: Any, compressor: Compressor) -> None:
+    """Refuses what is not an exchange, or one that the compressor cannot use."""
+    if not isinstance(exchange, Exchange):
+        raise TypeError(
+            f"exchange must be all_reduce() or gather(); got {exchange!r}."
+            + (" Did you forget to call it?" if callable(exchange) else "")
+        )
+    exchange.check(compressor)
+
+
+def sum_over(workers: Workers, message: Any, flag: jax.Array) -> tuple[Any, jax.Array]:
+    """Sums a message and its flag over the workers, in one buffer per dtype."""
+    leaves = jax.tree.leaves(message)
+    # In the dtype of a leaf, so that the flag rides in that leaf's buffer.
+    dtype = leaves[0].dtype if leaves else jnp.int8
+    return workers.sum((message, flag.astype(dtype)))

@@ -1,0 +1,69 @@
+"""Messages of any kind, sent to all workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ef_optax.compressors import Compressor
+from ef_optax.exchange._base import Exchange, Exchanged, flag_of
+from ef_optax.workers import Workers
+
+
+def gather() -> Exchange:
+    r"""Sends every message to all workers by one :func:`jax.lax.all_gather`.
+
+    .. math::
+      \bar u = \tfrac1M \sum_{i=1}^M \mathrm{decode}(m_i)
+
+    All arrays of a message cross as the bytes of one buffer. Every worker sends it
+    :math:`M - 1` times and decodes all of them.
+
+    Returns:
+      An exchange for :func:`ef_optax.error_feedback` and :func:`ef_optax.compress`,
+      the default of compressors whose messages do not add.
+
+    Examples:
+      >>> import ef_optax
+      >>> tx = ef_optax.error_feedback(
+      ...     ef_optax.scaled_sign(), axis_name="workers", exchange=ef_optax.gather())
+    """
+
+    def check(compressor: Compressor) -> None:
+        if compressor.after_exchange is not None:
+            raise ValueError(
+                f"{compressor!r} learns from the mean message, which only all_reduce() "
+                "makes. Use exchange=all_reduce()."
+            )
+
+    def apply(
+        compressor: Compressor,
+        updates: Any,
+        finite: jax.Array,
+        compressor_state: Any,
+        state: Any,
+        workers: Workers,
+    ) -> Exchanged:
+        message, shared, new_state = compressor.encode(
+            updates, compressor_state, workers
+        )
+        messages, flags = workers.all_gather((message, flag_of(finite, jnp.uint8)))
+        total = compressor.decode_sum(messages, shared)
+        size = workers.size
+        return Exchanged(
+            own=compressor.decode(message, shared),
+            mean=jax.tree.map(lambda x: x / size, total),
+            finite=jnp.all(flags == 0),
+            compressor_state=new_state,
+            state=state,
+        )
+
+    return Exchange(
+        "gather()",
+        lambda params, workers: optax.EmptyState(),
+        apply,
+        check,
+    )

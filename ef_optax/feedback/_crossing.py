@@ -1,0 +1,112 @@
+"""What compress and error_feedback share: the way from local updates to one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from ef_optax._numerics import all_finite, keep_if, nan_unless, wide
+from ef_optax.compressors import Compressor
+from ef_optax.exchange import (
+    Exchange,
+    Exchanged,
+    all_reduce,
+    check_exchange,
+    gather,
+)
+from ef_optax.vote import Vote
+from ef_optax.workers import Workers
+
+
+class Crossing:
+    """A compressor, an exchange and the workers between whom it takes place.
+
+    With one worker and no exchange, any optax transformation may stand in the place
+    of the compressor: nothing is encoded.
+    """
+
+    def __init__(
+        self, caller: str, tx: Any, workers: Workers, exchange: Exchange | None
+    ):
+        _check_transformation(caller, tx, workers, exchange)
+        if isinstance(tx, Compressor) and exchange is None and not workers.is_one:
+            exchange = all_reduce() if tx.additive else gather()
+        if exchange is not None:
+            check_exchange(exchange, tx)
+        self.caller = caller
+        self.tx = optax.with_extra_args_support(tx)
+        self.workers = workers
+        self.exchange = exchange
+
+    def init(self, params: Any) -> tuple[Any, Any]:
+        """Returns the states of the compressor and of the exchange."""
+        start = self.tx.init(params)
+        if self.exchange is None:
+            return start, optax.EmptyState()
+        return start, self.exchange.init(params, self.workers)
+
+    def widen(self, updates: Any) -> Any:
+        """Returns this worker's updates in a dtype that holds their sum."""
+        return jax.tree.map(lambda x: x.astype(wide(x.dtype)), updates)
+
+    def apply(
+        self,
+        updates: Any,
+        tx_state: Any,
+        state: Any,
+        params: Any,
+        extra: dict[str, Any],
+    ) -> Exchanged:
+        """Returns own and mean; the states stay where a worker's input is not finite.
+
+        The mean is NaN there.
+        """
+        finite = all_finite(updates)
+        if self.exchange is not None:
+            out = self.exchange.apply(
+                self.tx, updates, finite, tx_state, state, self.workers
+            )
+        else:
+            roundtrip: Callable[..., Any] = (
+                self.tx.roundtrip
+                if isinstance(self.tx, Compressor)
+                else lambda u, s: self.tx.update(u, s, params, **extra)
+            )
+            own, new_state = roundtrip(updates, tx_state)
+            out = Exchanged(own, own, finite, new_state, state)
+        return out._replace(
+            mean=nan_unless(out.finite, out.mean),
+            compressor_state=keep_if(out.finite, out.compressor_state, tx_state),
+            state=keep_if(out.finite, out.state, state),
+        )
+
+
+def _check_transformation(
+    caller: str, tx: Any, workers: Workers, exchange: Exchange | None
+) -> None:
+    if isinstance(tx, Vote):
+        raise TypeError(
+            f"{caller} cannot hold a majority vote: the vote has no message that "
+            "decodes to what it applies, so nothing could be kept. For error feedback "
+            "of signs use error_feedback(scaled_sign(), axis_name=...)."
+        )
+    if isinstance(tx, Compressor):
+        return
+    if not isinstance(tx, optax.GradientTransformation):
+        hint = ""
+        if inspect.isfunction(tx):
+            hint = f" Did you mean {tx.__name__}(...)?"
+        raise TypeError(
+            f"{caller} needs a compressor, such as scaled_sign() or top_k(k=10); got "
+            f"{tx!r}.{hint}"
+        )
+    if not workers.is_one or exchange is not None:
+        raise TypeError(
+            f"{caller}: across workers only a compressor can be sent, for it says "
+            "what its message is; an optax transformation works with one worker "
+            "(axis_name=None, no exchange). To send everything use identity()."
+        )

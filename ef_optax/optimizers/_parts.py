@@ -1,0 +1,72 @@
+"""Parts that the optimizers chain."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ef_optax._checks import check_interval
+from ef_optax._keys import as_key
+from ef_optax.workers import AxisName, local
+
+Parts = list[optax.GradientTransformation]
+
+
+class WarmUpState(NamedTuple):
+    """State of the transformation that warms up, and the step."""
+
+    inner: Any
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count
+
+
+def warm_up(
+    tx: optax.GradientTransformation, steps: jax.typing.ArrayLike
+) -> optax.GradientTransformationExtraArgs:
+    """Updates the state of `tx`, but passes its input on, for the first steps."""
+    tx = optax.with_extra_args_support(tx)
+
+    def init_fn(params: Any) -> WarmUpState:
+        return WarmUpState(inner=tx.init(params), count=jnp.zeros([], jnp.int32))
+
+    def update_fn(updates: Any, state: WarmUpState, params: Any = None, **extra: Any):
+        warm, inner = tx.update(updates, state.inner, params, **extra)
+        out = jax.tree.map(
+            lambda u, w: jnp.where(state.count < steps, u, w), updates, warm
+        )
+        return out, WarmUpState(inner, optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def decay_weights(weight_decay: Any, mask: Any) -> Parts:
+    """Returns weight decay, or nothing where it is None."""
+    if weight_decay is None:
+        return []
+    if not callable(weight_decay):
+        check_interval("weight_decay", weight_decay, 0.0)
+    return [optax.add_decayed_weights(weight_decay, mask)]
+
+
+def heavy_ball(
+    momentum: Any, nesterov: bool, accumulator_dtype: Any, axis_name: AxisName
+) -> Parts:
+    """Returns heavy-ball momentum of each worker's own gradients, or nothing."""
+    if momentum is None:
+        return []
+    check_interval("momentum", momentum, 0.0, 1.0)
+    return [local(optax.trace(momentum, nesterov, accumulator_dtype), axis_name)]
+
+
+def update_noise(noise: Any, key: Any) -> Parts:
+    """Returns Gaussian noise from a key that all workers share, or nothing."""
+    if noise is None:
+        return []
+    check_interval("noise", noise, 0.0)
+    if key is None:
+        raise ValueError("noise needs a key, the same on all workers.")
+    # Another stream than that of random votes and ties.
+    key = jax.random.fold_in(as_key("key", key), 1)
+    return [optax.add_noise(eta=jnp.square(noise), gamma=0.0, key=key)]

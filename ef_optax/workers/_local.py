@@ -1,0 +1,145 @@
+"""Gradients and optimizer state that belong to one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import optax
+
+from ef_optax.workers._workers import AxisName, Workers
+
+T = TypeVar("T")
+
+
+def local_value_and_grad(
+    fun: Callable[..., Any],
+    axis_name: AxisName,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> Callable[..., Any]:
+    r"""Returns a function for the value and this worker's own gradient.
+
+    .. math::
+      g_i = \nabla f_i(x) \quad\text{and not}\quad \sum_j \nabla f_j(x).
+
+    Inside :func:`jax.shard_map` with ``check_vma=True``, :func:`jax.value_and_grad`
+    with respect to parameters that are the same on all workers returns gradients that
+    are already summed over the axis. Compression and votes need the local ones. Under
+    :func:`jax.pmap` and :func:`jax.vmap` the two are equal.
+
+    Args:
+      fun: the loss of this worker's data, as for :func:`jax.value_and_grad`.
+      axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
+      argnums: which positional arguments to differentiate.
+      has_aux: whether `fun` returns a pair of the value and auxiliary data.
+      **kwargs: passed on to :func:`jax.value_and_grad`.
+
+    Returns:
+      A function of the arguments of `fun` that returns its value and gradient.
+
+    Raises:
+      NameError: when called where the axis is not bound.
+
+    Examples:
+      >>> import functools, jax, jax.numpy as jnp, ef_optax
+      >>> def loss(x, a):
+      ...     return jnp.sum(x * a)
+      >>> step = ef_optax.local_value_and_grad(loss, "workers")
+      >>> value, grad = jax.vmap(step, in_axes=(None, 0), axis_name="workers")(
+      ...     jnp.array(1.0), jnp.array([2.0, 3.0]))
+      >>> print(grad)
+      [2. 3.]
+    """
+    workers = Workers(axis_name)
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    inner = jax.value_and_grad(fun, argnums=argnums, has_aux=has_aux, **kwargs)
+
+    def value_and_grad(*args: Any, **kwds: Any) -> Any:
+        workers.check_bound()
+        wanted = {p % len(args) for p in positions}
+        args = tuple(workers.varying(a) if i in wanted else a
+                     for i, a in enumerate(args))
+        return inner(*args, **kwds)
+
+    return value_and_grad
+
+
+def per_worker(*fields: str) -> Callable[[type[T]], type[T]]:
+    """Declares fields of a state that differ from worker to worker.
+
+    What places, saves or resizes optimizer state finds them as `cls.per_worker`.
+    """
+
+    def declare(cls: Any) -> Any:
+        unknown = set(fields) - set(cls._fields)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}.")
+        cls.per_worker = fields
+        return cls
+
+    return declare
+
+
+@per_worker("inner")
+class LocalState(NamedTuple):
+    """State of a transformation that differs from worker to worker."""
+
+    inner: Any
+
+
+def local(
+    tx: optax.GradientTransformation,
+    axis_name: AxisName = None,
+    *,
+    allow_unvarying: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Declares that the state of `tx` belongs to one worker.
+
+    A transformation that stands before the exchange and keeps state, such as
+    momentum, keeps it of this worker's own gradients. `local` types that state as
+    varying over the axis, so that :func:`jax.lax.scan` inside :func:`jax.shard_map`
+    accepts it, marks it for placement and checkpoints, and refuses gradients that are
+    already summed over the workers.
+
+    Args:
+      tx: a transformation that calls no collective.
+      axis_name: the mesh axis of the workers; None for one worker, where `tx` is
+        returned as it is.
+      allow_unvarying: whether some gradients (not all) may be the same on all
+        workers.
+
+    Returns:
+      A :class:`optax.GradientTransformationExtraArgs` with :class:`LocalState`.
+
+    Raises:
+      ValueError: at trace time, if gradients do not vary over the axis.
+      NameError: at trace time, if the axis is not bound.
+
+    Examples:
+      >>> import optax, ef_optax
+      >>> tx = optax.chain(
+      ...     ef_optax.local(optax.trace(0.9), "workers"),
+      ...     ef_optax.majority_vote("workers"),
+      ...     optax.scale_by_learning_rate(1e-3),
+      ... )
+    """
+    workers = Workers(axis_name)
+    tx = optax.with_extra_args_support(tx)
+    if workers.is_one:
+        return tx
+
+    def init_fn(params: Any) -> LocalState:
+        return LocalState(inner=workers.varying(tx.init(params)))
+
+    def update_fn(updates: Any, state: LocalState, params: Any = None, **extra: Any):
+        workers.check_bound()
+        workers.refuse_summed("local", updates, allow_unvarying)
+        updates, inner = tx.update(
+            workers.varying(updates), state.inner, params, **extra
+        )
+        return updates, LocalState(inner=workers.varying(inner))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
