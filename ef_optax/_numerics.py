@@ -1,8 +1,4 @@
-"""Reductions and selections that more than one method uses, written once.
-
-`abs_sum` is both the l1-norm of scaled signs and the test for non-finite inputs.
-Written by one function the two are the same expression, which XLA computes once.
-"""
+"""Reductions and selections that more than one method uses, written once."""
 
 from __future__ import annotations
 
@@ -44,9 +40,14 @@ def all_finite(tree: Any) -> jax.Array:
     A leaf whose entries are finite but whose l1-norm overflows counts as not finite:
     its scale could not be sent.
     """
-    # |x| summed over all leaves, so that one comparison serves the tree.
-    sums = [jnp.isfinite(abs_sum(x)) for x in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, sums, jnp.array(True))
+    sums = [abs_sum(x) for x in jax.tree.leaves(tree)]
+    dtype = functools.reduce(jnp.promote_types, (s.dtype for s in sums), jnp.float32)
+    # One array, one comparison; and a barrier, or XLA copies the whole chain of them
+    # into each of the kernels that ask (33 s to compile 161 leaves instead of 3).
+    finite = jnp.all(jnp.isfinite(jnp.stack([jnp.zeros((), dtype)] + [
+        s.astype(dtype) for s in sums
+    ])))
+    return lax.optimization_barrier(finite)
 
 
 def keep_if(finite: jax.Array, new: Any, old: Any) -> Any:
@@ -56,6 +57,11 @@ def keep_if(finite: jax.Array, new: Any, old: Any) -> Any:
         return n if n is o else jnp.where(finite, n, o)
 
     return jax.tree.map(select, new, old)
+
+
+def zero_unless(finite: jax.Array, tree: Any) -> Any:
+    """Returns `tree` where `finite`, else 0 everywhere."""
+    return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), tree)
 
 
 def nan_unless(finite: jax.Array, tree: Any) -> Any:

@@ -95,7 +95,7 @@ def top_k(
         kept = _kept(flat.size, k, fraction)
         if kept == flat.size:
             return (flat,)
-        indices = _select.largest(_select.magnitude_bits(flat), kept)
+        indices = _select.largest(flat, kept, _select.magnitude_bits)
         return flat[indices], indices.astype(index_dtype(flat.size))
 
     def decode_flat(message: Any, size: int) -> jax.Array:
@@ -216,8 +216,9 @@ def random_k(
                 message.append(x.reshape(-1))
                 indices.append(None)
                 continue
-            bits = jax.random.bits(leaf_key(state, i), (x.size,), jnp.uint32)
-            chosen = _select.largest(bits, kept)
+            # The k largest of random numbers are a uniform choice, up to ties.
+            uniform = jax.random.uniform(leaf_key(state, i), (x.size,), jnp.float32)
+            chosen = _select.largest(uniform, kept, _select.magnitude_bits)
             message.append(x.reshape(-1)[chosen])
             indices.append(chosen)
         shared = (Template.of(updates), tuple(indices))

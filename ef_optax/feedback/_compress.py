@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from ef_optax._checks import check_float_leaves
-from ef_optax._numerics import cast_like
+from ef_optax._numerics import all_finite, cast_like, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
 from ef_optax.feedback._crossing import Crossing
@@ -75,8 +75,10 @@ def compress(
         workers.check_bound()
         check_float_leaves("compress", updates)
         workers.refuse_summed("compress", updates, allow_unvarying)
+        finite = all_finite(updates)
         out = crossing.apply(
-            crossing.widen(updates), state.compressor, state.exchange, params, extra
+            zero_unless(finite, crossing.widen(updates)), finite,
+            state.compressor, state.exchange, params, extra,
         )
         mean = cast_like(out.mean, updates)
         return mean, CompressState(out.compressor_state, out.state)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from ef_optax._numerics import all_finite, keep_if, nan_unless, wide
+from ef_optax._numerics import keep_if, nan_unless, wide
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import (
     Exchange,
@@ -56,16 +56,22 @@ class Crossing:
     def apply(
         self,
         updates: Any,
+        finite: jax.Array,
         tx_state: Any,
         state: Any,
         params: Any,
         extra: dict[str, Any],
     ) -> Exchanged:
-        """Returns own and mean; the states stay where a worker's input is not finite.
+        """Returns own and mean, NaN and with the states as they were if not finite.
 
-        The mean is NaN there.
+        Args:
+          updates: what to compress, with 0 in the place of an input that is not finite.
+          finite: whether this worker's input is finite.
+          tx_state: state of the compressor.
+          state: state of the exchange.
+          params: for another transformation in the compressor's place.
+          extra: likewise.
         """
-        finite = all_finite(updates)
         if self.exchange is not None:
             out = self.exchange.apply(
                 self.tx, updates, finite, tx_state, state, self.workers
@@ -77,9 +83,11 @@ class Crossing:
                 else lambda u, s: self.tx.update(u, s, params, **extra)
             )
             own, new_state = roundtrip(updates, tx_state)
+            # One array for both, or XLA keeps two.
+            own = nan_unless(finite, own)
             out = Exchanged(own, own, finite, new_state, state)
         return out._replace(
-            mean=nan_unless(out.finite, out.mean),
+            mean=out.mean if out.mean is out.own else nan_unless(out.finite, out.mean),
             compressor_state=keep_if(out.finite, out.compressor_state, tx_state),
             state=keep_if(out.finite, out.state, state),
         )

@@ -15,7 +15,7 @@ from ef_optax._checks import (
     check_same_structure,
     concrete,
 )
-from ef_optax._numerics import cast_like, keep_if, wide
+from ef_optax._numerics import all_finite, cast_like, keep_if, wide, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
 from ef_optax.feedback._crossing import Crossing
@@ -187,14 +187,22 @@ def error_feedback(
                 rest = jnp.where(eta == 0, e.astype(p.dtype), eta * rest)
             return rest.astype(e.dtype)
 
-        p = jax.tree.map(corrected, updates, state.error)
-        out = crossing.apply(p, state.compressor, state.exchange, params, extra)
+        finite = all_finite(updates)
+        p = jax.tree.map(corrected, zero_unless(finite, updates), state.error)
+        out = crossing.apply(
+            p, finite, state.compressor, state.exchange, params, extra
+        )
         error = jax.tree.map(residual, p, out.own, state.error)
+        kept = state.error
+        if workers.is_one and rate is None and concrete(decay) == 1.0:
+            # Where the input is not finite p is 0 + e: the error again, but without
+            # reading it a second time or holding it while p is made in its place.
+            kept = cast_like(p, state.error)
         applied = out.mean
         if rate is not None:
             applied = jax.tree.map(lambda x: jnp.where(rate == 0, 0, x), applied)
         return cast_like(applied, updates), ErrorFeedbackState(
-            error=keep_if(out.finite, error, state.error),
+            error=keep_if(out.finite, error, kept),
             compressor=out.compressor_state,
             exchange=out.state,
             # Counts every step, as the schedule of the learning rate itself does.

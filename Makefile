@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment of its own: needs only Python and pip.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+JOBS   ?= 2
+
+.PHONY: quickstart test test-slow lint bench clean
+
+quickstart: $(STAMP)
+	$(BIN)/python -m experiments quickstart
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --doctest-modules ef_optax tests
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m experiments bench_update
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), \
+	  f'ef_optax needs Python 3.11 or newer, this is {sys.version.split()[0]}; try make PYTHON=python3.12'"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis results
