@@ -111,7 +111,8 @@ def scaled_sign(
         if per == "leaf":
             return [abs_sum(x) / max(x.size, 1) for x in leaves]
         if per == "tree":
-            total = sum(abs_sum(x) for x in leaves)
+            total: Any = sum(abs_sum(x) for x in leaves)
+            total = jnp.minimum(total, jnp.finfo(jnp.result_type(total, 1.0)).max)
             mean = total / max(sum(x.size for x in leaves), 1)
             return [jnp.asarray(mean, wide(x.dtype)) for x in leaves]
         return [_block_means(x, per) for x in leaves]
@@ -142,7 +143,8 @@ def _block_means(x: jax.Array, block: int) -> jax.Array:
     flat = jnp.abs(x.astype(wide(x.dtype))).reshape(-1)
     padded = jnp.pad(flat, (0, count * block - x.size)).reshape(count, block)
     lengths = jnp.minimum(block, x.size - block * jnp.arange(count))
-    return jnp.sum(padded, axis=1) / lengths.astype(padded.dtype)
+    total = jnp.minimum(jnp.sum(padded, axis=1), jnp.finfo(padded.dtype).max)
+    return total / lengths.astype(padded.dtype)
 
 
 def _spread(scale: jax.Array, shape: tuple[int, ...], block: int | None) -> jax.Array:
