@@ -39,7 +39,7 @@ def check_interval(
     """Refuses a concrete number outside [low, high], or (low, high]; NaN too."""
     number = concrete(value)
     if number is None:
-        if value is None or isinstance(value, str | bool) or callable(value):
+        if not isinstance(value, jax.core.Tracer) or value.ndim > 0:
             raise TypeError(f"{name} must be a number; got {value!r}.")
         return
     inside = (low < number if open_low else low <= number) and number <= high
@@ -47,6 +47,12 @@ def check_interval(
         left, right = ("(" if open_low else "["), (")" if math.isinf(high) else "]")
         bounds = f"{left}{low:g}, {'infinity' if math.isinf(high) else f'{high:g}'}"
         raise ValueError(f"{name} must be in {bounds}{right}; got {value!r}.")
+
+
+def check_rate(value: Any) -> None:
+    """Refuses a learning rate that is neither a schedule nor a number from 0 on."""
+    if not callable(value):
+        check_interval("learning_rate", value, 0.0)
 
 
 def check_static_int(name: str, value: Any, low: int) -> int:
@@ -77,7 +83,7 @@ def describe_leaves(paths: list[str], limit: int = 5) -> str:
 def check_float_leaves(name: str, tree: Any) -> None:
     """Refuses integer, boolean, complex and key leaves."""
     bad = [
-        f"{jax.tree_util.keystr(path)}: {leaf.dtype}"
+        f"{jax.tree_util.keystr(path) or 'the only leaf'}: {leaf.dtype}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if hasattr(leaf, "dtype") and not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
@@ -87,6 +93,17 @@ def check_float_leaves(name: str, tree: Any) -> None:
             f"{describe_leaves(bad)}. Leave them out with optax.masked, or split "
             "complex leaves with optax.contrib.split_real_and_imaginary."
         )
+
+
+def check_float_dtype(name: str, dtype: Any) -> np.dtype:
+    """Returns a floating-point dtype; refuses any other, and None."""
+    try:
+        found = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"{name} must be a floating-point dtype; got {dtype!r}.")
+    return found
 
 
 def check_same_structure(name: str, updates: Any, state: Any) -> None:

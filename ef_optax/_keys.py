@@ -23,7 +23,12 @@ def as_key(name: str, key: Any) -> jax.Array:
     if isinstance(key, bool) or key is None or isinstance(key, str):
         raise TypeError(f"{name} must be an int or a JAX random key; got {key!r}.")
     if isinstance(key, int):
-        return jax.random.key(key)
+        try:
+            return jax.random.key(key)
+        except OverflowError as error:
+            raise ValueError(
+                f"{name} must fit in 64 bits (32 without jax_enable_x64); got {key}."
+            ) from error
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         if key.ndim == 0:

@@ -44,14 +44,32 @@ def norm2(x: jax.Array) -> jax.Array:
 
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a pytree is finite, as one boolean."""
-    leaves = [x.reshape(-1) for x in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.array(True)
+    if any(_is_split(x) for x in leaves):
+        return _all_finite(*leaves)
+    return lax.platform_dependent(*leaves, cpu=_all_finite_by_rows, default=_all_finite)
+
+
+def _is_split(x: jax.Array) -> bool:
+    """Returns whether the type of an array says that a mesh splits it."""
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
+
+
+def _all_finite(*leaves: jax.Array) -> jax.Array:
+    return ~jnp.any(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in leaves]))
+
+
+def _all_finite_by_rows(*leaves: jax.Array) -> jax.Array:
     # Small leaves together, and one reduction at the end: each kernel costs time to
     # compile and to start.
     small: dict[Any, list[jax.Array]] = {}
-    for x in leaves:
+    flat = [x.reshape(-1) for x in leaves]
+    for x in flat:
         if x.size < _SMALL:
             small.setdefault(x.dtype, []).append(x)
-    large = [x for x in leaves if x.size >= _SMALL]
+    large = [x for x in flat if x.size >= _SMALL]
     together = [jnp.concatenate(xs) for xs in small.values()]
     counts = [_count_by_row(~jnp.isfinite(x)) for x in (*large, *together)]
     # Counts, compared after they are joined: XLA would copy a chain of booleans into

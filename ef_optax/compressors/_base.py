@@ -205,7 +205,10 @@ def _decode_one_by_one(decode: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a sum over workers that holds one decoded message at a time."""
 
     def decode_sum(messages: Any, shared: Any) -> Any:
-        size = jax.tree.leaves(messages)[0].shape[0]
+        leaves = jax.tree.leaves(messages)
+        if not leaves:  # an empty tree has an empty message
+            return decode(messages, shared)
+        size = leaves[0].shape[0]
 
         def one(i: Any) -> Any:
             return decode(jax.tree.map(lambda m: m[i], messages), shared)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ef_optax._checks import check_float_dtype
 from ef_optax._keys import init_keys, leaf_key, next_keys
 from ef_optax._numerics import norm2, wide
 from ef_optax._packing import pack_bits, unpack_bits
@@ -82,17 +83,13 @@ def cast(dtype: Any) -> Compressor:
     References:
       Higham, Accuracy and Stability of Numerical Algorithms, 2002, Theorem 2.2
     """
-    try:
-        target = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(f"dtype must be a floating-point dtype; got {dtype!r}.") \
-            from error
-    if not jnp.issubdtype(target, jnp.floating):
-        raise ValueError(f"dtype must be a floating-point dtype; got {target}.")
+    target = check_float_dtype("dtype", dtype)
     info = jnp.finfo(target)
 
     def narrow(x: jax.Array) -> jax.Array:
         if float(info.max) < float(jnp.finfo(x.dtype).max):
+            # In float32: a 16-bit dtype may round the limit beyond the limit.
+            x = x.astype(wide(x.dtype))
             x = jnp.clip(x, float(info.min), float(info.max))
         return x.astype(target)
 

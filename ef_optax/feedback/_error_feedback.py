@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax._checks import (
+    check_float_dtype,
     check_float_leaves,
     check_interval,
+    check_rate,
     check_same_structure,
     concrete,
 )
@@ -129,10 +131,10 @@ def error_feedback(
     """
     workers = Workers(axis_name)
     check_interval("decay", decay, 0.0, 1.0)
-    if learning_rate is not None and not callable(learning_rate):
-        check_interval("learning_rate", learning_rate, 0.0)
+    if learning_rate is not None:
+        check_rate(learning_rate)
     if accumulator_dtype is not None:
-        accumulator_dtype = _check_dtype(accumulator_dtype)
+        accumulator_dtype = check_float_dtype("accumulator_dtype", accumulator_dtype)
     crossing = Crossing(
         "error_feedback",
         compressor.contractive if isinstance(compressor, Compressor) else compressor,
@@ -187,7 +189,8 @@ def error_feedback(
                 rest = jnp.where(eta == 0, e.astype(p.dtype), eta * rest)
             return rest.astype(e.dtype)
 
-        finite = all_finite(updates)
+        # Of the corrected update: a sum that overflows would destroy the error.
+        finite = all_finite(jax.tree.map(corrected, updates, state.error))
         p = jax.tree.map(corrected, zero_unless(finite, updates), state.error)
         out = crossing.apply(
             p, finite, state.compressor, state.exchange, params, extra
@@ -210,15 +213,3 @@ def error_feedback(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_dtype(dtype: Any) -> jnp.dtype:
-    try:
-        out = jnp.dtype(dtype)
-    except TypeError:
-        out = None
-    if out is None or not jnp.issubdtype(out, jnp.floating):
-        raise ValueError(
-            f"accumulator_dtype must be a floating-point dtype; got {dtype!r}."
-        )
-    return out

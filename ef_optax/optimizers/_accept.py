@@ -67,6 +67,12 @@ def accept_if_lower(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithm 1, Option 2
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        name = getattr(optimizer, "__name__", None)
+        raise TypeError(
+            f"accept_if_lower needs an optimizer; got {optimizer!r}."
+            + (f" Did you mean {name}(...)?" if name else "")
+        )
     optimizer = optax.with_extra_args_support(optimizer)
     workers = Workers(axis_name)
 
@@ -101,6 +107,12 @@ def accept_if_lower(
         )
         before = value_fn(params) if value is None else value
         after = value_fn(optax.apply_updates(params, step))
+        for loss in (before, after):
+            if jnp.shape(loss) != ():
+                raise ValueError(
+                    "value_fn and value must give the loss as a scalar; got the shape "
+                    f"{jnp.shape(loss)}."
+                )
         before, after = workers.mean((jnp.asarray(before), jnp.asarray(after)))
         lower = after < before
         return jax.tree.map(

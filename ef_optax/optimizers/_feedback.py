@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import optax
 
+from ef_optax._checks import check_rate
 from ef_optax.compressors import Compressor, scaled_sign
 from ef_optax.exchange import Exchange
 from ef_optax.feedback import error_feedback
@@ -75,6 +76,7 @@ def ef_sgd(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 2
     """
+    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         *heavy_ball(momentum, nesterov, accumulator_dtype, axis_name),

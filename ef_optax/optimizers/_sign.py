@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from ef_optax._checks import check_choice, check_interval
+from ef_optax._checks import check_choice, check_interval, check_rate
 from ef_optax.compressors import scaled_sign, stochastic_sign
 from ef_optax.feedback import compress
 from ef_optax.optimizers._parts import decay_weights, update_noise, warm_up
@@ -75,6 +75,7 @@ def sign_sgd(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithms 1 and 2
     """
+    check_rate(learning_rate)
     return optax.chain(
         majority_vote(
             axis_name, zero=zero, tie=tie, threshold=threshold, quorum=quorum, key=key
@@ -258,6 +259,7 @@ def scaled_sign_sgd(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Section 6
     """
+    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         compress(scaled_sign(per, zero, key=key), axis_name=axis_name),
@@ -303,6 +305,7 @@ def stochastic_sign_sgd(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Appendix E
     """
+    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         compress(stochastic_sign(key), axis_name=axis_name),

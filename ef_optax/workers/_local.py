@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import optax
 
+from ef_optax._numerics import all_finite, keep_if, nan_unless, zero_unless
 from ef_optax.workers._workers import AxisName, Workers
 
 T = TypeVar("T")
@@ -104,10 +105,13 @@ def local(
     accepts it, marks it for placement and checkpoints, and refuses gradients that are
     already summed over the workers.
 
+    A gradient that is not finite passes as NaN and leaves the state of this worker as
+    it was, so that momentum recovers from it.
+
     Args:
       tx: a transformation that calls no collective.
-      axis_name: the mesh axis of the workers; None for one worker, where `tx` is
-        returned as it is.
+      axis_name: the mesh axis of the workers; None for one worker, where the state is
+        that of `tx` itself.
       allow_unvarying: whether some gradients (not all) may be the same on all
         workers.
 
@@ -127,7 +131,7 @@ def local(
       ... )
     """
     workers = Workers(axis_name)
-    tx = optax.with_extra_args_support(tx)
+    tx = _guarded(tx)
     if workers.is_one:
         return tx
 
@@ -143,3 +147,19 @@ def local(
         return updates, LocalState(inner=workers.varying(inner))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _guarded(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the state of `tx` where its input is not finite, and passes NaN on."""
+    tx = optax.with_extra_args_support(tx)
+
+    def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
+        finite = all_finite(updates)
+        out, new_state = tx.update(
+            zero_unless(finite, updates), state, params, **extra
+        )
+        return nan_unless(finite, out), keep_if(finite, new_state, state)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)

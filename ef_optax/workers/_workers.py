@@ -210,7 +210,7 @@ def _to_bytes(x: jax.Array) -> jax.Array:
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     if x.size == 0:
-        return jnp.zeros((0,), jnp.uint8)
+        return x.reshape(0).astype(jnp.uint8)  # of the same varying type
     return lax.bitcast_convert_type(x, jnp.uint8).reshape(-1)
 
 
