@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def warn(message: str) -> None:
+    """Warns at the line outside this package that called into it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("ef_optax."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def concrete(value: Any) -> float | None:

@@ -283,7 +283,7 @@ def test_shard_map_with_varying_data(large, monkeypatch, small):
     with pytest.raises(ValueError, match="out_specs"):
         mapped(PartitionSpec(), PartitionSpec())(x)
     want = expected(bits(x), 40)
-    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.sort(got, axis=-1), want)
     values = np.take_along_axis(x, want, axis=1).astype(np.float64)
     np.testing.assert_allclose(total, values.sum(), rtol=1e-4)
 

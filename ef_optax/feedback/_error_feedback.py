@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from ef_optax._checks import (
     check_rate,
     check_same_structure,
     concrete,
+    warn,
 )
 from ef_optax._numerics import all_finite, cast_like, keep_if, wide, zero_unless
 from ef_optax.compressors import Compressor
@@ -142,10 +142,9 @@ def error_feedback(
         exchange,
     )
     if isinstance(compressor, Compressor) and not compressor.contracts:
-        warnings.warn(
+        warn(
             f"No contraction is known for {compressor!r}: under error feedback its "
-            "error may grow without bound. scaled_sign() and top_k() contract.",
-            stacklevel=2,
+            "error may grow without bound. scaled_sign() and top_k() contract."
         )
 
     def dtype_of(x: Any) -> Any:
