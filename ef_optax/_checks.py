@@ -105,6 +105,18 @@ def check_float_leaves(name: str, tree: Any) -> None:
         )
 
 
+def float_arrays(name: str, tree: Any) -> Any:
+    """Returns the leaves as JAX arrays; refuses those that are no real floats."""
+    tree = jax.tree.map(jnp.asarray, tree)
+    check_float_leaves(name, tree)
+    return tree
+
+
+def leaf_dtype(x: Any) -> Any:
+    """Returns the dtype of an array, a ShapeDtypeStruct or a Python float."""
+    return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+
+
 def check_float_dtype(name: str, dtype: Any) -> np.dtype:
     """Returns a floating-point dtype; refuses any other, and None."""
     try:
@@ -127,7 +139,8 @@ def check_same_structure(name: str, updates: Any, state: Any) -> None:
             "the parameters whose gradients you pass."
         )
     bad = [
-        f"{jax.tree_util.keystr(path)}: {jnp.shape(leaf)} instead of {jnp.shape(kept)}"
+        f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(leaf)} instead "
+        f"of {jnp.shape(kept)}"
         for (path, leaf), kept in zip(
             jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(state),
             strict=True,

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import concrete
-
 
 class KeyState(NamedTuple):
     """A key that all workers share, and the number of steps that used it."""
@@ -38,11 +36,10 @@ def as_key(name: str, key: Any) -> jax.Array:
     elif dtype == jnp.uint32 and key.ndim == 1:
         # A copy: the state may be donated, the caller's key must survive that.
         return jnp.array(key)
-    number = concrete(key)
-    shown = number if number is not None else getattr(key, "shape", key)
+    shown = repr(key) if dtype is None else f"shape {key.shape} of dtype {dtype}"
     raise TypeError(
         f"{name} must be an int, one typed key (jax.random.key) or one raw key "
-        f"(jax.random.PRNGKey); got {shown!r} of dtype {dtype}."
+        f"(jax.random.PRNGKey); got {shown}."
     )
 
 

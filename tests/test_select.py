@@ -166,7 +166,7 @@ def test_ties_by_hypothesis(data):
     )
     largest_key = np.iinfo(dtype).max
     some = st.integers(0, largest_key)
-    values = data.draw(st.lists(some, min_size=1, max_size=4)) + [0, largest_key]
+    values = [*data.draw(st.lists(some, min_size=1, max_size=4)), 0, largest_key]
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     weights = rng.dirichlet(np.full(len(values), 0.3))
     keys = rng.choice(np.array(values, dtype), d, p=weights)

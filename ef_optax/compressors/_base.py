@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import check_float_leaves
+from ef_optax._checks import check_float_leaves, float_arrays
 from ef_optax._numerics import all_finite, keep_if, nan_unless
 from ef_optax.workers import Workers
 
@@ -133,7 +133,7 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
         def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
             del params, extra
-            check_float_leaves(name, updates)
+            updates = float_arrays(name, updates)
             finite = all_finite(updates)
             out, new_state = together(updates, state)
             return nan_unless(finite, out), keep_if(finite, new_state, state)

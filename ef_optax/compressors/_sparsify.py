@@ -33,6 +33,8 @@ def _check_amount(k: Any, fraction: Any) -> tuple[int | None, float | None]:
         raise ValueError(
             f"Give one of k and fraction; got k={k!r} and fraction={fraction!r}."
         )
+    if isinstance(k, float) and 0 < k < 1:
+        raise TypeError(f"k must be an int; got {k!r}. Pass fraction={k!r} instead?")
     if k is not None:
         return check_static_int("k", k, 1), None
     if isinstance(fraction, jax.core.Tracer):

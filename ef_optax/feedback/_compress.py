@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from ef_optax._checks import check_float_leaves
+from ef_optax._checks import float_arrays
 from ef_optax._numerics import all_finite, cast_like, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
@@ -73,7 +73,7 @@ def compress(
 
     def update_fn(updates: Any, state: CompressState, params: Any = None, **extra: Any):
         workers.check_bound()
-        check_float_leaves("compress", updates)
+        updates = float_arrays("compress", updates)
         workers.refuse_summed("compress", updates, allow_unvarying)
         finite = all_finite(updates)
         out = crossing.apply(

@@ -106,7 +106,7 @@ def _check_transformation(
         return
     if not isinstance(tx, optax.GradientTransformation):
         hint = ""
-        if inspect.isfunction(tx):
+        if inspect.isfunction(tx) and tx.__name__ != "<lambda>":
             hint = f" Did you mean {tx.__name__}(...)?"
         raise TypeError(
             f"{caller} needs a compressor, such as scaled_sign() or top_k(k=10); got "

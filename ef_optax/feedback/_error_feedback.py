@@ -15,6 +15,8 @@ from ef_optax._checks import (
     check_rate,
     check_same_structure,
     concrete,
+    float_arrays,
+    leaf_dtype,
     warn,
 )
 from ef_optax._numerics import all_finite, cast_like, keep_if, wide, zero_unless
@@ -148,7 +150,7 @@ def error_feedback(
         )
 
     def dtype_of(x: Any) -> Any:
-        return wide(x.dtype) if accumulator_dtype is None else accumulator_dtype
+        return wide(leaf_dtype(x)) if accumulator_dtype is None else accumulator_dtype
 
     def init_fn(params: Any) -> ErrorFeedbackState:
         check_float_leaves("error_feedback", params)
@@ -165,7 +167,7 @@ def error_feedback(
         updates: Any, state: ErrorFeedbackState, params: Any = None, **extra: Any
     ):
         workers.check_bound()
-        check_float_leaves("error_feedback", updates)
+        updates = float_arrays("error_feedback", updates)
         check_same_structure("error_feedback", updates, state.error)
         workers.refuse_summed("error_feedback", updates, allow_unvarying)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate

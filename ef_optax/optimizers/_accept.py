@@ -37,7 +37,9 @@ def accept_if_lower(
       \end{cases}
 
     With :func:`ef_optax.sign_sgd` it is Option 2 of Algorithm 1. A step that is not
-    taken leaves the optimizer's state as it was. A loss that is NaN is not lower.
+    taken leaves the optimizer's state as it was, the count of a schedule in it too: a
+    learning rate that is too large for a deterministic gradient stays, and so does the
+    point. A loss that is NaN is not lower.
 
     ``update`` needs the parameters and the extra argument ``value_fn``, a function
     from parameters to the loss, the same at each call of one step; ``value``, the loss

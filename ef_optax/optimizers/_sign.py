@@ -11,7 +11,7 @@ from ef_optax._checks import check_choice, check_interval, check_rate
 from ef_optax.compressors import scaled_sign, stochastic_sign
 from ef_optax.feedback import compress
 from ef_optax.optimizers._parts import decay_weights, update_noise, warm_up
-from ef_optax.vote import majority_vote
+from ef_optax.vote import Vote, majority_vote
 from ef_optax.workers import AxisName, local
 
 
@@ -76,7 +76,7 @@ def sign_sgd(
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithms 1 and 2
     """
     check_rate(learning_rate)
-    return optax.chain(
+    chain = optax.chain(
         majority_vote(
             axis_name, zero=zero, tie=tie, threshold=threshold, quorum=quorum, key=key
         ),
@@ -84,6 +84,7 @@ def sign_sgd(
         *decay_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+    return Vote(*chain)
 
 
 def signum(
@@ -168,7 +169,7 @@ def signum(
     if warmup_steps is not None:
         check_interval("warmup_steps", warmup_steps, 0.0)
         average = warm_up(average, warmup_steps)
-    return optax.chain(
+    chain = optax.chain(
         local(average, axis_name),
         sign_sgd(
             learning_rate, axis_name=axis_name, zero=zero, tie=tie,
@@ -176,6 +177,7 @@ def signum(
             weight_decay=weight_decay, mask=mask, key=key,
         ),
     )
+    return Vote(*chain)
 
 
 def signum_warmup_steps(beta: float) -> int:

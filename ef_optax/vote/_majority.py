@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_choice, check_float_leaves, check_interval, concrete
+from ef_optax._checks import (
+    check_choice,
+    check_float_leaves,
+    check_interval,
+    concrete,
+    float_arrays,
+)
 from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
 from ef_optax._numerics import all_finite, keep_if, nan_unless
 from ef_optax.workers import AxisName, Workers
@@ -185,7 +191,7 @@ def _vote(
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
         del params, extra
         workers.check_bound()
-        check_float_leaves(name, updates)
+        updates = float_arrays(name, updates)
         workers.refuse_summed(name, updates, allow_unvarying)
         leaves: list[jax.Array]
         treedef: Any
