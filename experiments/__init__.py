@@ -1,0 +1,14 @@
+"""Studies with ef_optax: ``python -m experiments list``.
+
+A study is one module, named with one line in `_registry.STUDIES`, that has
+
+- ``Config``, a frozen dataclass. Every field has a default and becomes an option of
+  the command line (see `_cli`); ``field(metadata={"help": ...})`` describes it. Bad
+  values raise ValueError in ``__post_init__``.
+- ``run(config)``, which prints what it finds, writes its files by
+  `_results.Results`, and returns whatever a test may want to look at. What the user
+  can set right (a missing file, too few devices) raises `_registry.StudyError`.
+
+Modules of studies are imported when they run, so they may import anything; they must
+not start JAX's backend on import.
+"""

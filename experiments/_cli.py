@@ -1,0 +1,127 @@
+"""The command line: options made from the fields of a frozen dataclass."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from experiments._registry import STUDIES, StudyError, load
+
+T = TypeVar("T")
+
+USAGE = """\
+usage: python -m experiments list
+       python -m experiments NAME [--option value ...]
+       python -m experiments NAME --help
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs what the command line says; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "list"):
+        print(USAGE + "\n" + studies())
+        return 0
+    name, *options = argv
+    try:
+        study = load(name)
+        study.run(parse(study.Config, options, f"python -m experiments {name}"))
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def studies() -> str:
+    """Returns the names of all studies with their descriptions."""
+    width = max(map(len, STUDIES))
+    return "\n".join(f"{n:{width}}  {s.description}" for n, s in STUDIES.items())
+
+
+def parse(config: type[T], options: Sequence[str], prog: str) -> T:
+    """Returns the configuration with what the options change.
+
+    A field ``batch_size: int`` becomes ``--batch-size N``. Types: bool (``--flag`` and
+    ``--no-flag``), int, float, str, ``Literal[...]``, ``tuple[T, ...]`` (``a,b``),
+    ``dict[str, T]`` (``name=a,name=b``), and any of these ``| None`` (``none``).
+    """
+    parser = argparse.ArgumentParser(prog, description=config.__doc__)
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        kind, default = hints[field.name], field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        how: dict[str, Any] = {"dest": field.name, "default": default}
+        how["help"] = f"{field.metadata.get('help', '')} [{show(default)}]".strip()
+        if kind is bool:
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how["type"] = reader(kind)
+            how["metavar"] = metavar(kind)
+        parser.add_argument("--" + field.name.replace("_", "-"), **how)
+    values = vars(parser.parse_args(options))
+    try:
+        return config(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def reader(kind: Any) -> Callable[[str], Any]:
+    """Returns the function that reads a value of a field's type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+
+    def read(text: str) -> Any:
+        text = text.strip()
+        if origin in (types.UnionType, typing.Union):
+            inner = [a for a in args if a is not type(None)]
+            if len(inner) < len(args) and text.lower() == "none":
+                return None
+            return reader(inner[0])(text)
+        if origin is typing.Literal:
+            for value in args:
+                if str(value) == text:
+                    return value
+            options = ", ".join(map(str, args))
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {options}")
+        if origin is tuple:
+            return tuple(reader(args[0])(part) for part in text.split(",") if part)
+        if origin is dict:
+            pairs = [part.partition("=") for part in text.split(",") if part]
+            if any(not equals for _, equals, _ in pairs):
+                raise argparse.ArgumentTypeError(f"{text!r} is not name=value,...")
+            return {name.strip(): reader(args[1])(value) for name, _, value in pairs}
+        return kind(text)
+
+    # argparse names the type when it refuses a value.
+    read.__name__ = metavar(kind)
+    return read
+
+
+def metavar(kind: Any) -> str:
+    """Returns how the help shows the values of a type."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return "|".join("none" if a is type(None) else metavar(a) for a in args)
+    if origin is typing.Literal:
+        return "|".join(map(str, args))
+    if origin is tuple:
+        return f"{metavar(args[0])},..."
+    if origin is dict:
+        return f"name={metavar(args[1])},..."
+    return kind.__name__
+
+
+def show(value: Any) -> str:
+    """Returns a value as it would be typed."""
+    if isinstance(value, tuple):
+        text = ",".join(map(show, value))
+    elif isinstance(value, dict):
+        text = ",".join(f"{name}={show(part)}" for name, part in value.items())
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    # argparse formats help strings with %.
+    return text.replace("%", "%%")

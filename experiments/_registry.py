@@ -1,0 +1,46 @@
+"""The studies, by name; nothing is imported until one runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+
+class Study(NamedTuple):
+    """Where a study is, and what it shows."""
+
+    module: str
+    description: str
+
+
+STUDIES = {
+    "quickstart": Study(
+        "experiments.quickstart",
+        "six optimizers train a small network on handwritten digits with 4 workers",
+    ),
+    "bench_update": Study(
+        "experiments.bench_update",
+        "time, memory and compile time of one update of 25.6M parameters",
+    ),
+}
+
+
+class StudyError(Exception):
+    """What the user can set right; shown without a traceback."""
+
+
+def load(name: str) -> Any:
+    """Returns the module of a study, which has `Config` and `run`."""
+    if name not in STUDIES:
+        known = ", ".join(STUDIES)
+        raise StudyError(f"there is no study {name!r}; there are: {known}.")
+    try:
+        return importlib.import_module(STUDIES[name].module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "experiments"):
+            raise
+        raise StudyError(
+            f"{name} needs the package {package!r}, which is not installed: "
+            "pip install -e '.[experiments]'"
+        ) from error

@@ -1,0 +1,123 @@
+"""What every transformation must do among workers, inside optax's wrappers.
+
+shard_map runs with check_vma=True, which knows what differs between the workers and
+what does not, and refuses a transformation that declares its state wrongly.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from contract import CASES, LIGHT, every
+from contract_tools import (
+    PARAMS,
+    assert_close,
+    assert_same,
+    assert_types,
+    gradients,
+    quick_compilation,  # noqa: F401
+)
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import ef_optax as eo
+
+pytestmark = pytest.mark.filterwarnings("ignore:No contraction is known")
+
+AXIS = "workers"
+COUNT = 4
+# Without the empty leaf: the scalar is for what treats vectors otherwise.
+TREE = {name: x for name, x in PARAMS.items() if name != "empty"}
+CROSSING = [name for name, case in CASES.items() if case.crosses]
+
+
+def over_workers(function, **kwargs):
+    """Maps a function of gradients with a leading worker axis to replicated results."""
+    mesh = jax.make_mesh(
+        (COUNT,), (AXIS,), (AxisType.Auto,), devices=jax.devices()[:COUNT])
+    return jax.jit(jax.shard_map(
+        lambda grads: function(jax.tree.map(lambda x: x[0], grads)),
+        mesh=mesh, in_specs=P(AXIS), out_specs=P(), **kwargs))
+
+
+def train(tx, case, start=lambda state: state):
+    """Returns a function that makes the state and scans over the steps."""
+
+    def run(grads):
+        def step(state, g):
+            return tx.update(g, state, TREE, **case.extra)[::-1]
+
+        return lax.scan(step, start(tx.init(TREE)), grads)[1]
+
+    return run
+
+
+def steps(*seeds):
+    """Returns gradients [worker, step, ...]."""
+    return jax.tree.map(
+        lambda *x: jnp.stack(x, 1), *(gradients(s, TREE, (COUNT,)) for s in seeds))
+
+
+def at(step, tree):
+    return jax.tree.map(lambda x: x[step], tree)
+
+
+@every(CROSSING)
+def test_state_made_inside_goes_through_scan_and_a_nan_is_forgotten(case):
+    case.needs("workers")
+    # What follows the exchange may be skipped, since all workers see the same.
+    tx = optax.chain(case.make(AXIS), optax.apply_if_finite(optax.trace(0.5), 9))
+    run = over_workers(train(tx, case))
+    clean, dirty = steps(0, 1, 2), steps(0, 3, 1)
+    # One number of one worker in the second of three steps.
+    dirty["matrix"] = dirty["matrix"].at[2, 1, 0, 0].set(jnp.nan)
+    updates, skipping = run(clean), run(dirty)
+    assert_types(updates, at(0, clean))
+    if "nonfinite" not in case.skip:
+        assert not any(jnp.any(x) for x in jax.tree.leaves(at(1, skipping)))
+        if "forgets_nonfinite" not in case.skip:
+            assert_same(at(2, skipping), at(1, updates))
+    # vmap knows no types, and says the same step by step.
+    state = jax.tree.map(lambda x: jnp.stack([x] * COUNT), tx.init(TREE))
+    update = jax.vmap(
+        lambda g, s: tx.update(g, s, TREE, **case.extra), axis_name=AXIS)
+    for step in range(3):
+        mapped, state = update(at((slice(None), step), clean), state)
+        assert_close(at(0, mapped), at(step, updates))
+        for worker in range(1, COUNT):
+            assert_same(at(worker, mapped), at(0, mapped))
+
+
+@every(LIGHT)
+def test_multi_steps_accumulate_if_their_gradients_are_typed_as_local(case):
+    tx = optax.MultiSteps(case.make(AXIS), 2)
+
+    def typed(state):
+        local = functools.partial(lax.pcast, axis_name=AXIS, to="varying")
+        return state._replace(acc_grads=jax.tree.map(local, state.acc_grads))
+
+    grads = steps(0, 1)
+    updates = over_workers(train(tx, case, typed))(grads)
+    assert not any(jnp.any(x[0]) for x in jax.tree.leaves(updates))
+    mean = jax.tree.map(
+        lambda x: jnp.mean(x, 1, keepdims=True, dtype=jnp.float32).astype(x.dtype),
+        grads)
+    expected = over_workers(train(case.make(AXIS), case))(mean)
+    assert_close(jax.tree.map(lambda x: x[1:], updates), expected)
+
+
+def test_what_optax_wraps_around_an_exchange_is_refused_unless_typed():
+    case, vote = CASES["vote"], eo.majority_vote(AXIS)
+    for tx, error, message in (
+        # What is accumulated starts as zeros that are the same on all workers.
+        (optax.MultiSteps(vote, 2), ValueError, "no gradient varies"),
+        # Each worker would decide alone whether to call the collective.
+        (optax.apply_if_finite(vote, 9), TypeError, "equal output types"),
+    ):
+        with pytest.raises(error, match=message):
+            over_workers(train(tx, case))(steps(0, 1))
+        # Where nothing is typed nothing is refused; a NaN on one worker would hang.
+        over_workers(train(tx, case), check_vma=False)(steps(0, 1))

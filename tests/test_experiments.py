@@ -1,0 +1,306 @@
+"""The studies' commands on tiny settings, and what they share."""
+
+import gzip
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import _cli, _results, _wire, data, quickstart, training
+from experiments._registry import STUDIES, StudyError
+from experiments._workers import worker_devices
+from experiments.models import MLP
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = {
+    "quickstart": ["--epochs", "1", "--seeds", "1", "--algorithms", "sign_sgd"],
+    "bench_update": ["--rounds", "2", "--shrink", "20000", "--top-k-rounds", "1",
+                     "--top-k-size", "10000"],
+}
+
+
+def configured(*options):
+    return _cli.parse(quickstart.Config, options, "quickstart")
+
+
+# The command line.
+
+
+def test_list_answers_at_once_and_imports_nothing_heavy():
+    code = (
+        "import sys; from experiments import _cli; _cli.main(['list']); "
+        "heavy = {'jax', 'numpy', 'flax', 'optax', 'sklearn', 'matplotlib', 'tqdm'}; "
+        "print('IMPORTED', *sorted(heavy & set(sys.modules)))"
+    )
+    start = time.perf_counter()
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        check=True, timeout=60,
+    ).stdout
+    assert time.perf_counter() - start < 3
+    assert out.splitlines()[-1] == "IMPORTED"
+    for name, study in STUDIES.items():
+        assert name in out and study.description in out
+
+
+def test_main_is_the_command_line():
+    out = subprocess.run(
+        [sys.executable, "-m", "experiments", "no_such_study"], cwd=ROOT,
+        capture_output=True, text=True, timeout=60,
+    )
+    assert out.returncode == 2
+    assert "no study 'no_such_study'" in out.stderr and "quickstart" in out.stderr
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_command_runs_and_leaves_its_files(name, tmp_path, capsys):
+    assert _cli.main([name, *TINY[name], "--results", str(tmp_path)]) == 0
+    directory = tmp_path / name
+    saved = json.loads((directory / "config.json").read_text())
+    assert saved["study"] == name and saved["config"]["results"] == str(tmp_path)
+    assert saved["environment"]["jax"] == jax.__version__
+    assert [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+    assert (directory / "summary.md").read_text().strip() in capsys.readouterr().out
+
+
+def test_quickstart_reports_what_it_measured(tmp_path, capsys):
+    options = ["--epochs", "1", "--seeds", "1,2", "--widths", "4", "--algorithms",
+               "sgd,ef_sign_sgd", "--learning-rates", "sgd=0.05,ef_sign_sgd=0.2"]
+    measured = quickstart.run(configured(*options, "--results", str(tmp_path)))
+    out = capsys.readouterr()
+    assert "| SGD, momentum 0.9 | 0.05 |" in out.out and "points" in out.out
+    assert out.err == ""  # no progress bar where nobody looks
+    lines = [json.loads(x) for x in (tmp_path / "quickstart/metrics.jsonl").open()]
+    assert [(x["algorithm"], x["seed"]) for x in lines] == [
+        ("sgd", 1), ("sgd", 2), ("ef_sign_sgd", 1), ("ef_sign_sgd", 2)]
+    assert all(len(x["losses"]) == x["steps"] == 22 for x in lines)
+    assert lines[0]["learning_rate"] == 0.05 and lines[0]["parameters"] == 310
+    assert (tmp_path / "quickstart/figure.png").read_bytes()[:4] == b"\x89PNG"
+    # What was sent: gradients and a flag by all-reduce; signs, scales, flag by gather.
+    assert measured["sgd"][0].bytes_per_step == 2 * 3 / 4 * 4 * (310 + 1)
+    signs = sum(-(-n // 8) for n in (64 * 4, 4, 4 * 10, 10))
+    assert measured["ef_sign_sgd"][0].bytes_per_step == 3 * (signs + 4 * 4 + 1)
+
+
+def test_tuning_names_the_best_rate_of_its_grid(tmp_path, capsys):
+    options = ["--tune", "--epochs", "2", "--widths", "8", "--algorithms", "sign_sgd",
+               "--tune-grid", "1e-6,0.01,1e30", "--tune-seeds", "8,9",
+               "--results", str(tmp_path)]
+    best = quickstart.run(configured(*options))
+    assert best == {"sign_sgd": 0.01}
+    assert "--learning-rates sign_sgd=0.01" in capsys.readouterr().out
+    assert (tmp_path / "quickstart_tune/summary.md").exists()
+
+
+def test_tuned_rates_cover_every_algorithm_and_come_from_the_grid():
+    for name, preset in quickstart.PRESETS.items():
+        config = quickstart.Config(data=name)
+        assert config.learning_rates.keys() == quickstart.ALGORITHMS.keys()
+        assert set(config.learning_rates.values()) <= set(config.tune_grid)
+        assert config.epochs == preset.epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "3"], "does not divide evenly among 3"),
+        (["--algorithms", "sgd,sgdd"], "got sgdd"),
+        (["--learning-rates", "adma=1"], "got adma"),
+        (["--learning-rates", "adam"], "not name=value"),
+        (["--data", "cifar"], "not one of digits, mnist"),
+        (["--epochs", "-1"], "must not be negative"),
+        (["--epochs", "two"], "invalid int value"),
+        (["--tune-seeds", "4,1"], "must not be among seeds"),
+        (["--seeds", ""], "must not be empty"),
+        (["--seeds", "1,-2"], "must not be negative"),
+    ],
+)
+def test_bad_options_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit) as refused:
+        _cli.main(["quickstart", *options])
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "mnist"], "needs --data-dir"),
+        (["--data", "mnist", "--data-dir", "nowhere"], "t10k-labels-idx1-ubyte"),
+        (["--workers", "64"], "64 workers need 64 devices"),
+        (["--batch-size", "4000"], "do not fill its batch"),
+        (["--results", __file__], "cannot make"),
+    ],
+)
+def test_what_cannot_run_says_why(options, message, tmp_path, capsys):
+    results = ["--results", str(tmp_path)] if "--results" not in options else []
+    assert _cli.main(["quickstart", *options, *results]) == 2
+    assert message in capsys.readouterr().err
+
+
+# Data.
+
+
+def idx(array):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_mnist_files_are_read(zipped, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (12, 5, 4)), np.arange(12) % 10
+    for part, name in data.MNIST.items():
+        raw = idx(images if part.startswith("x") else labels)
+        path = tmp_path / (name + ".gz" * zipped)
+        path.write_bytes(gzip.compress(raw) if zipped else raw)
+    loaded = data.load("mnist", str(tmp_path), split_seed=0)
+    np.testing.assert_array_equal(loaded.x_test, images.reshape(12, 20))
+    np.testing.assert_array_equal(loaded.y_train, labels)
+    assert loaded.x_train.dtype == np.float32 and loaded.y_train.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"<html>not found</html>", "not an IDX file"),
+        (idx(np.zeros(3)), "not an IDX file"),
+        (idx(np.zeros((2, 3, 4)))[:-1], "is damaged"),
+        (b"\x00\x00\x08\x03\x00", "is damaged"),
+        (gzip.compress(idx(np.zeros((2, 3, 4))))[:-9], "cannot read"),
+    ],
+)
+def test_damaged_mnist_files_are_refused(raw, message, tmp_path):
+    path = tmp_path / data.MNIST["x_train"]
+    path.write_bytes(raw)
+    with pytest.raises(StudyError, match=message):
+        data.read_idx(path, 3)
+
+
+def test_splits_are_disjoint_whole_and_the_same_each_time():
+    loaded = data.load("digits", None, split_seed=3)
+    parts = data.hold_out(loaded, 0.25, split_seed=3)
+    pieces = [parts.x_train, parts.x_test, loaded.x_test]
+    assert [len(x) for x in pieces] == [1078, 360, 359]
+    # Every digit is a different image, so that sets of rows tell them apart.
+    assert len({row.tobytes() for row in np.concatenate(pieces)}) == 1797
+    again = data.hold_out(data.load("digits", None, 3), 0.25, 3)
+    np.testing.assert_array_equal(again.x_train, parts.x_train)
+    scaled = data.standardize(parts)
+    assert abs(scaled.x_train.mean()) < 1e-5 and abs(scaled.x_train.std() - 1) < 1e-5
+
+
+# Training.
+
+
+def tiny_task():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)).astype(np.float32), np.arange(40) % 2
+    y = y.astype(np.int32)
+    return training.Classification(MLP((2,), 2), data.Dataset(x, y, x, y))
+
+
+def test_workers_train_as_one_on_the_whole_batch():
+    task = tiny_task()
+    trainer = training.Trainer(quickstart.sgd, task, workers=4, batch_size=40)
+    run = trainer.train(0.3, seed=5, epochs=3)
+    params = task.init(5)
+    tx = optax.sgd(0.3, momentum=0.9)
+    state, losses = tx.init(params), []
+    grad_of = jax.jit(jax.value_and_grad(task.loss))
+    for _ in range(3):
+        loss, grads = grad_of(params, task.data.x_train, task.data.y_train)
+        updates, state = tx.update(grads, state)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    np.testing.assert_allclose(run.losses, losses, rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(run.params), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_workers_that_drift_apart_are_found():
+    task = tiny_task()
+    trainer = training.Trainer(lambda lr, axis: optax.sgd(lr), task, 4, 8)
+    with pytest.raises(RuntimeError, match="drifted apart"):
+        trainer.train(0.3, seed=0, epochs=1)
+    assert trainer.bytes_per_step == 0
+
+
+def test_replicas_are_compared_by_their_bits():
+    same = np.array([[np.nan, 0.0]] * 2)
+    assert training.one_of({"w": same})["w"].shape == (2,)
+    with pytest.raises(RuntimeError, match="'w'"):
+        training.one_of({"w": np.array([[0.0], [-0.0]])})
+
+
+# The wire and the tables.
+
+
+def test_bytes_sent_count_every_round_of_a_loop():
+    def step(x):
+        def once(x, _):
+            votes = jax.lax.psum(jnp.sign(x).astype(jnp.int8), "i")
+            every = jax.lax.all_gather(x[:2], "i")
+            return x + votes + every.sum(), None
+
+        return jax.lax.scan(once, x, length=7)[0]
+
+    mapped = jax.pmap(step, "i", devices=worker_devices(4))
+    hlo = mapped.lower(jnp.zeros((4, 33))).compile().as_text()
+    found = {c.kind: (c.size, c.workers, c.times) for c in _wire.collectives(hlo)}
+    assert found == {"all-reduce": (33, 4, 7), "all-gather": (8, 4, 7)}
+    assert _wire.bytes_sent(hlo) == 7 * (33 * 2 * 3 / 4 + 3 * 8)
+
+
+def program(line, before=""):
+    entry = "ENTRY %main (x: f32[8]) -> f32[8] {"
+    return f"HloModule m, num_partitions=4\n\n{before}{entry}\n{line}\n}}"
+
+
+@pytest.mark.parametrize(
+    ("line", "sent"),
+    [
+        ("  %r = (f32[3,2]{1,0}, s8[4]{0}) all-reduce(%a), replica_groups={}", 42),
+        ("  %r = bf16[8]{0} all-reduce-start(%a), replica_groups=[2,2]<=[4]", 16),
+        ("  %r = (u8[3]{0}, u8[12]{0}) all-gather-start(%a), replica_groups={}", 9),
+        ("  %r = f32[2]{0} reduce-scatter(%a), replica_groups={{0,1,2,3}}", 24),
+        ("  %r = u8[4,2]{1,0} all-to-all(%a), replica_groups={{0,1},{2,3}}", 4),
+        ("  %r = f32[2]{0} collective-permute(%a), source_target_pairs={{0,1}}", 8),
+        ("  %r = f32[8]{0} all-reduce-done(%a)", 0),
+        ("  %r = f32[8]{0} add(%all-reduce, %a)", 0),
+    ],
+)
+def test_bytes_sent_by_each_kind_of_collective(line, sent):
+    assert _wire.bytes_sent(program(line)) == sent
+
+
+def test_bytes_that_the_program_does_not_tell_are_refused():
+    body = "%body (x: f32[8]) -> f32[8] {\n  %r = f32[8] all-reduce(%x)\n}\n"
+    loop = "  %w = f32[8] while(%x), condition=%body, body=%body"
+    with pytest.raises(ValueError, match="how often all-reduce runs"):
+        _wire.bytes_sent(program(loop, body))
+    branch = "  %c = f32[8] conditional(%x), branch_computations={%body, %body}"
+    with pytest.raises(ValueError, match="how often all-reduce runs"):
+        _wire.bytes_sent(program(branch, body))
+    with pytest.raises(ValueError, match="cannot count"):
+        _wire.bytes_sent(program("  %r = f32[8] collective-broadcast(%x)"))
+    with pytest.raises(ValueError, match="not the text of a compiled program"):
+        _wire.bytes_sent("")
+
+
+def test_tables_align_and_numbers_carry_their_deviation():
+    text = _results.table(["a", "b"], [["long", "1"], ["s", "234"]])
+    assert text.splitlines() == [
+        "| a    |   b |", "| ---- | --: |", "| long |   1 |", "| s    | 234 |"]
+    assert _results.spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert _results.spread([1.0]) == "1.00"
