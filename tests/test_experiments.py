@@ -177,6 +177,7 @@ def test_mnist_files_are_read(zipped, tmp_path):
         (b"\x00\x00\x08\x03\x00", "is damaged"),
         (gzip.compress(idx(np.zeros((2, 3, 4))))[:-9], "cannot read"),
     ],
+    ids=["text", "another type", "too short", "header cut off", "cut off within"],
 )
 def test_damaged_mnist_files_are_refused(raw, message, tmp_path):
     path = tmp_path / data.MNIST["x_train"]
