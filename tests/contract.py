@@ -70,7 +70,7 @@ def vectors(tree):
 
 
 NEEDS_PARAMS = {"without_params": "weight decay is a function of the parameters"}
-MOMENTUM = {"forgets_nonfinite": "optax's momentum takes a NaN in and keeps it"}
+MOMENTUM = {"forgets_nonfinite": "the other workers' momentum knows of no NaN"}
 COUNTS = {"forgets_nonfinite": "optax's schedules and noise count the step"}
 OPTION_2 = {
     "without_params": "compares the loss before and after the step",

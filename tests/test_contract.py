@@ -238,9 +238,13 @@ def test_map_params_finds_errors_and_momenta(case):
 
 # Bad input.
 
+# What a state remembers of gradients or draws from; schedules go on counting.
+KEEPERS = (
+    eo.ErrorFeedbackState, eo.CompressState, KeyState, optax.TraceState, optax.EmaState)
+
 
 @every()
-def test_a_nonfinite_input_gives_nan_and_changes_no_error(case):
+def test_a_nonfinite_input_gives_nan_and_is_forgotten(case):
     case.needs("nonfinite")
     tx = case.make()
     state = tx.update(GRADS, tx.init(PARAMS), PARAMS, **case.extra)[1]
@@ -249,9 +253,8 @@ def test_a_nonfinite_input_gives_nan_and_changes_no_error(case):
         grads = GRADS | {name: GRADS[name].at[place].set(bad)}
         updates, after = tx.update(grads, state, PARAMS, **case.extra)
         assert all(jnp.isnan(x).all() for x in jax.tree.leaves(updates))
-        for kind in (eo.ErrorFeedbackState, eo.CompressState, KeyState):
+        for kind in KEEPERS:
             for old, new in zip(states(state, kind), states(after, kind), strict=True):
                 if kind is eo.ErrorFeedbackState:
-                    # The step of its schedule goes on, as that of optax's does.
                     new = new._replace(count=old.count)
                 assert_same(new, old)

@@ -76,6 +76,7 @@ def test_state_made_inside_goes_through_scan_and_a_nan_is_forgotten(case):
     dirty["matrix"] = dirty["matrix"].at[2, 1, 0, 0].set(jnp.nan)
     updates, skipping = run(clean), run(dirty)
     assert_types(updates, at(0, clean))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(skipping))
     if "nonfinite" not in case.skip:
         assert not any(jnp.any(x) for x in jax.tree.leaves(at(1, skipping)))
         if "forgets_nonfinite" not in case.skip:
