@@ -102,10 +102,7 @@ def zero_unless(finite: jax.Array, tree: Any) -> Any:
 def nan_unless(finite: jax.Array, tree: Any) -> Any:
     """Returns `tree` where `finite`, else NaN everywhere."""
     return jax.tree.map(
-        lambda x: lax.select(
-            jnp.broadcast_to(finite, x.shape), x, jnp.full_like(x, jnp.nan)
-        ),
-        tree,
+        lambda x: jnp.where(finite, x, jnp.full_like(x, jnp.nan)), tree
     )
 
 

@@ -87,7 +87,7 @@ PRESETS = {
         epochs=3,
         learning_rates={
             "sgd": 0.03, "adam": 1e-3, "sign_sgd": 3e-4, "scaled_sign": 0.03,
-            "ef_sign_sgd": 0.1, "ef_top_k": 0.3,
+            "ef_sign_sgd": 0.1, "ef_top_k": 0.1,
         },
     ),
 }

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from ef_optax._checks import check_choice, check_static_int
 from ef_optax._keys import KeyState, init_keys, leaf_key, next_keys
@@ -148,9 +147,9 @@ def _block_means(x: jax.Array, block: int) -> jax.Array:
 
 
 def _spread(scale: jax.Array, shape: tuple[int, ...], block: int | None) -> jax.Array:
-    """Returns the scale of every coordinate."""
+    """Returns the scale of every coordinate, or the one of all."""
     if block is None:
-        return jnp.broadcast_to(scale, shape)
+        return scale
     size = math.prod(shape)
     if size == 0:
         return jnp.zeros(shape, scale.dtype)
@@ -164,8 +163,8 @@ def _signed(
 ) -> jax.Array:
     """Returns ±scale, or 0 where `zero`. Selected, so that no product is rounded."""
     up = _spread(scale, positive.shape, block)
-    out = lax.select(positive, up, -up)
-    return out if zero is None else lax.select(zero, jnp.zeros_like(up), out)
+    out = jnp.where(positive, up, -up)
+    return out if zero is None else jnp.where(zero, jnp.zeros_like(up), out)
 
 
 def _signs(

@@ -67,6 +67,19 @@ def update_noise(noise: Any, key: Any) -> Parts:
     check_interval("noise", noise, 0.0)
     if key is None:
         raise ValueError("noise needs a key, the same on all workers.")
-    # Another stream than that of random votes and ties.
-    key = jax.random.fold_in(as_key("key", key), 1)
-    return [optax.add_noise(eta=jnp.square(noise), gamma=0.0, key=key)]
+    as_key("key", key)  # refuse a bad key here, not in init
+
+    def add_noise() -> optax.GradientTransformation:
+        # Made anew by each init, which may donate it; and another stream than that of
+        # random votes and ties.
+        own = jax.random.fold_in(as_key("key", key), 1)
+        return optax.add_noise(eta=jnp.square(noise), gamma=0.0, key=own)
+
+    return [
+        optax.GradientTransformation(
+            lambda params: add_noise().init(params),
+            lambda updates, state, params=None: add_noise().update(
+                updates, state, params
+            ),
+        )
+    ]
