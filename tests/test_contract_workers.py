@@ -81,12 +81,17 @@ def test_state_made_inside_goes_through_scan_and_a_nan_is_forgotten(case):
         assert not any(jnp.any(x) for x in jax.tree.leaves(at(1, skipping)))
         if "forgets_nonfinite" not in case.skip:
             assert_same(at(2, skipping), at(1, updates))
-    # vmap knows no types, and says the same step by step.
+
+
+@every(LIGHT)
+def test_vmap_agrees_and_so_do_all_workers(case):
+    tx, grads = case.make(AXIS), steps(0, 1)
+    updates = over_workers(train(tx, case))(grads)
     state = jax.tree.map(lambda x: jnp.stack([x] * COUNT), tx.init(TREE))
     update = jax.vmap(
         lambda g, s: tx.update(g, s, TREE, **case.extra), axis_name=AXIS)
-    for step in range(3):
-        mapped, state = update(at((slice(None), step), clean), state)
+    for step in range(2):
+        mapped, state = update(at((slice(None), step), grads), state)
         assert_close(at(0, mapped), at(step, updates))
         for worker in range(1, COUNT):
             assert_same(at(worker, mapped), at(0, mapped))

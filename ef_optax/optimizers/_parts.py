@@ -73,6 +73,8 @@ def update_noise(noise: Any, key: Any) -> Parts:
         # Made anew by each init, which may donate it; and another stream than that of
         # random votes and ties.
         own = jax.random.fold_in(as_key("key", key), 1)
+        if not jnp.issubdtype(own.dtype, jax.dtypes.prng_key):
+            own = jax.random.wrap_key_data(own)  # optax takes no raw keys
         return optax.add_noise(eta=jnp.square(noise), gamma=0.0, key=own)
 
     return [
