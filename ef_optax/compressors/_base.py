@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from ef_optax._checks import check_float_leaves, float_arrays
-from ef_optax._numerics import all_finite, keep_if, nan_unless
+from ef_optax._numerics import all_finite, keep_if, nan_unless, zero_unless
 from ef_optax.workers import Workers
 
 # Above this many workers, messages are decoded in a loop, not one after another.
@@ -135,7 +135,8 @@ class Compressor(optax.GradientTransformationExtraArgs):
             del params, extra
             updates = float_arrays(name, updates)
             finite = all_finite(updates)
-            out, new_state = together(updates, state)
+            # Without what is not finite: LAPACK's SVD would not come back from it.
+            out, new_state = together(zero_unless(finite, updates), state)
             return nan_unless(finite, out), keep_if(finite, new_state, state)
 
         self = super().__new__(cls, init_fn, update_fn)
