@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,6 +105,16 @@ def nan_unless(finite: jax.Array, tree: Any) -> Any:
     return jax.tree.map(
         lambda x: jnp.where(finite, x, jnp.full_like(x, jnp.nan)), tree
     )
+
+
+def guard(
+    step: Callable[[Any, Any], tuple[Any, Any]], updates: Any, state: Any
+) -> tuple[Any, Any]:
+    """Takes a step on finite updates; for others gives NaN and the state as it was."""
+    finite = all_finite(updates)
+    # Without what is not finite: LAPACK's SVD would not come back from it.
+    out, new_state = step(zero_unless(finite, updates), state)
+    return nan_unless(finite, out), keep_if(finite, new_state, state)
 
 
 def cast_like(tree: Any, like: Any) -> Any:

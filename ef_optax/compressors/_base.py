@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from ef_optax._checks import check_float_leaves, float_arrays
-from ef_optax._numerics import all_finite, keep_if, nan_unless, zero_unless
+from ef_optax._numerics import guard
 from ef_optax.workers import Workers
 
 # Above this many workers, messages are decoded in a loop, not one after another.
@@ -133,11 +133,7 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
         def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
             del params, extra
-            updates = float_arrays(name, updates)
-            finite = all_finite(updates)
-            # Without what is not finite: LAPACK's SVD would not come back from it.
-            out, new_state = together(zero_unless(finite, updates), state)
-            return nan_unless(finite, out), keep_if(finite, new_state, state)
+            return guard(together, float_arrays(name, updates), state)
 
         self = super().__new__(cls, init_fn, update_fn)
         self.name = name
@@ -199,7 +195,6 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
     def __hash__(self) -> int:
         return id(self)
-
 
 
 def _decode_one_by_one(decode: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,7 +37,6 @@ class Crossing:
             exchange = all_reduce() if tx.additive else gather()
         if exchange is not None:
             check_exchange(exchange, tx)
-        self.caller = caller
         self.tx = optax.with_extra_args_support(tx)
         self.workers = workers
         self.exchange = exchange

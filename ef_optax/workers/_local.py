@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import optax
 
-from ef_optax._numerics import all_finite, keep_if, nan_unless, zero_unless
+from ef_optax._numerics import guard
 from ef_optax.workers._workers import AxisName, Workers
 
 T = TypeVar("T")
@@ -156,10 +156,6 @@ def _guarded(
     tx = optax.with_extra_args_support(tx)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
-        finite = all_finite(updates)
-        out, new_state = tx.update(
-            zero_unless(finite, updates), state, params, **extra
-        )
-        return nan_unless(finite, out), keep_if(finite, new_state, state)
+        return guard(lambda u, s: tx.update(u, s, params, **extra), updates, state)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
