@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 JOBS   ?= 2
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart test test-slow lint bench bench-wire clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m experiments quickstart
@@ -22,6 +22,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m experiments bench_update
+
+bench-wire: $(STAMP)
+	$(BIN)/python -m experiments bench_wire --workers 2
+	$(BIN)/python -m experiments bench_wire --workers 4
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), \

@@ -12,7 +12,15 @@ from ef_optax.compressors import (
     stochastic_sign,
     top_k,
 )
-from ef_optax.exchange import Exchange, Exchanged, all_reduce, gather
+from ef_optax.exchange import (
+    Exchange,
+    Exchanged,
+    Memory,
+    TwoWayState,
+    all_reduce,
+    gather,
+    two_way,
+)
 from ef_optax.feedback import (
     CompressState,
     ErrorFeedbackState,
@@ -48,19 +56,29 @@ from ef_optax.optimizers import (
     stochastic_sign_sgd,
 )
 from ef_optax.vote import majority_vote, vote_sum
+from ef_optax.wire import WireReport, wire_report
 from ef_optax.workers import (
+    AccumulateState,
     ExemptState,
     LocalState,
+    SkipNonfiniteState,
     Workers,
+    accumulate,
     exempt,
     local,
     local_value_and_grad,
+    over_workers,
+    resize_workers,
+    skip_nonfinite,
+    state_specs,
+    worker_mesh,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AcceptState",
+    "AccumulateState",
     "CompressState",
     "Compressor",
     "ErrorFeedbackState",
@@ -69,10 +87,15 @@ __all__ = [
     "ExemptState",
     "LocalState",
     "MeasuresState",
+    "Memory",
+    "SkipNonfiniteState",
     "Template",
+    "TwoWayState",
     "WelfordState",
+    "WireReport",
     "Workers",
     "accept_if_lower",
+    "accumulate",
     "all_reduce",
     "bits_per_step",
     "cast",
@@ -91,8 +114,10 @@ __all__ = [
     "local",
     "local_value_and_grad",
     "majority_vote",
+    "over_workers",
     "random_k",
     "record_measures",
+    "resize_workers",
     "rho_m_norm",
     "rho_norm",
     "scaled_sign",
@@ -101,13 +126,18 @@ __all__ = [
     "sign_sgd",
     "signum",
     "signum_warmup_steps",
+    "skip_nonfinite",
     "span_distance",
+    "state_specs",
     "stochastic_sign",
     "stochastic_sign_sgd",
     "success_probabilities",
     "top_k",
+    "two_way",
     "vote_sum",
     "welford_finalize",
     "welford_init",
     "welford_update",
+    "wire_report",
+    "worker_mesh",
 ]

@@ -28,6 +28,11 @@ def abs_sum(x: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.sum(jnp.abs(x)), jnp.finfo(x.dtype).max)
 
 
+def varying_axes(x: Any) -> frozenset[str]:
+    """Returns the manual mesh axes over which the type of `x` varies."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
 def norm2(x: jax.Array) -> jax.Array:
     """Returns the l2-norm of one leaf without overflow or underflow of squares."""
     x = x.astype(wide(x.dtype))
@@ -108,13 +113,25 @@ def nan_unless(finite: jax.Array, tree: Any) -> Any:
 
 
 def guard(
-    step: Callable[[Any, Any], tuple[Any, Any]], updates: Any, state: Any
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    finite: jax.Array,
+    updates: Any,
+    state: Any,
 ) -> tuple[Any, Any]:
     """Takes a step on finite updates; for others gives NaN and the state as it was."""
-    finite = all_finite(updates)
     # Without what is not finite: LAPACK's SVD would not come back from it.
     out, new_state = step(zero_unless(finite, updates), state)
     return nan_unless(finite, out), keep_if(finite, new_state, state)
+
+
+def first_axis(tree: Any) -> Any:
+    """Returns every leaf with an axis of one in front."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def without_axis(tree: Any) -> Any:
+    """Returns every leaf without its first axis, which is of one."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[1:]), tree)
 
 
 def cast_like(tree: Any, like: Any) -> Any:

@@ -18,6 +18,7 @@ USAGE = """\
 usage: python -m experiments list
        python -m experiments NAME [--option value ...]
        python -m experiments NAME --help
+       python -m experiments launch -n N -- COMMAND...    as N processes on this host
 """
 
 
@@ -27,6 +28,10 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE + "\n" + studies())
         return 0
     name, *options = argv
+    if name == "launch":
+        from experiments import launch
+
+        return launch.main(options)
     try:
         study = load(name)
         study.run(parse(study.Config, options, f"python -m experiments {name}"))
@@ -57,6 +62,12 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
             default = field.default_factory()
         how: dict[str, Any] = {"dest": field.name, "default": default}
         how["help"] = f"{field.metadata.get('help', '')} [{show(default)}]".strip()
+        if field.metadata.get("positional"):
+            parser.add_argument(
+                field.name, nargs="*", default=default,
+                metavar=field.name.upper(), help=field.metadata.get("help"),
+            )
+            continue
         if kind is bool:
             how["action"] = argparse.BooleanOptionalAction
         else:
@@ -64,10 +75,27 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
             how["metavar"] = metavar(kind)
         parser.add_argument("--" + field.name.replace("_", "-"), **how)
     values = vars(parser.parse_args(options))
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if field.metadata.get("positional"):
+            values[field.name] = tuple(values[field.name])
     try:
         return config(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+def options_of(config: Any) -> list[str]:
+    """Returns the options that give a configuration, but for positional ones."""
+    out = []
+    for field in dataclasses.fields(config):
+        name, value = field.name.replace("_", "-"), getattr(config, field.name)
+        if field.metadata.get("positional"):
+            continue
+        if isinstance(value, bool):
+            out.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            out.append(f"--{name}={show(value).replace('%%', '%')}")
+    return out
 
 
 def reader(kind: Any) -> Callable[[str], Any]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _plots, _wire
+from ef_optax.wire import Collective
+from experiments import _plots
 from experiments._results import spread, table
 from experiments.training import Algorithm, Run
 
@@ -44,7 +45,7 @@ def rows_of(
     workers: int,
 ) -> str:
     """Returns a table with a row for each algorithm that was measured."""
-    whole = _wire.Collective("all-reduce", 4 * parameters, workers, times=1)
+    whole = Collective("all-reduce", 4 * parameters, workers, times=1)
     rows = []
     for name, done in measured.items():
         sent = done[0].bytes_per_step

@@ -18,9 +18,21 @@ STUDIES = {
         "experiments.quickstart",
         "six optimizers train a small network on handwritten digits with 4 workers",
     ),
+    "adversaries": Study(
+        "experiments.adversaries",
+        "majority vote while some of nine workers send the opposite of their gradient",
+    ),
     "bench_update": Study(
         "experiments.bench_update",
         "time, memory and compile time of one update of 25.6M parameters",
+    ),
+    "bench_wire": Study(
+        "experiments.bench_wire",
+        "bytes and time of synchronising 25.6M gradients between processes",
+    ),
+    "distributed": Study(
+        "experiments.distributed",
+        "training over processes with checkpoints, under `launch` or on a cluster",
     ),
 }
 

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 
 import ef_optax
-from experiments import _wire
+from ef_optax.wire import bytes_sent
 from experiments._registry import StudyError
 from experiments._workers import worker_devices
 from experiments.data import Dataset
@@ -123,7 +123,7 @@ class Trainer:
         )
         self.compile_seconds = time.perf_counter() - started
         program = self._epoch.as_text()
-        self.bytes_per_step = _wire.bytes_sent(program) / self.steps_per_epoch
+        self.bytes_per_step = bytes_sent(program) / self.steps_per_epoch
 
     def train(
         self,

@@ -134,6 +134,15 @@ def local_momentum(axis_name=None):
         eo.local(optax.trace(0.5), axis_name), eo.majority_vote(axis_name))
 
 
+def accumulated(every, axis_name=None):
+    tx = eo.ef_sign_sgd(0.125, axis_name=axis_name)
+    return eo.accumulate(tx, every, axis_name)
+
+
+def skipping(axis_name=None):
+    return eo.skip_nonfinite(eo.signum(0.125, axis_name=axis_name), axis_name)
+
+
 def option_2(axis_name=None):
     return eo.accept_if_lower(eo.sign_sgd(0.125, axis_name=axis_name), axis_name)
 
@@ -153,6 +162,14 @@ CASES = {
     "ef_all_reduce": ef("random_k", exchange=eo.all_reduce()),
     "ef_gather": ef("random_k", exchange=eo.gather()),
     "compress_gather": around(eo.compress, "identity", exchange=eo.gather()),
+    "compress_two_way": around(
+        eo.compress, "cast_bfloat16", WHOLE, exchange=eo.two_way()),
+    "ef_two_way": ef("scaled_sign", WHOLE, exchange=eo.two_way()),
+    "ef_two_way_other": ef(
+        "stochastic_sign", exchange=eo.two_way(eo.top_k(k=2)), decay=0.5),
+    "ef_two_way_learning_rate": ef(
+        "scaled_sign_zero", WHOLE | COUNTS, exchange=eo.two_way(),
+        learning_rate=schedule),
     "ef_clip": case(
         eo.error_feedback, compressor=optax.clip(0.5), skip=NO_MESSAGE),
     "ef_chain": case(
@@ -160,6 +177,10 @@ CASES = {
         skip=NO_MESSAGE),
     "exempt": case(exempt_vectors),
     "local": case(local_momentum, skip=MOMENTUM),
+    "accumulate": case(accumulated, every=1),
+    "accumulate_two": case(accumulated, every=2, skip={
+        "forgets_nonfinite": "the step after an update makes no update"}),
+    "skip_nonfinite": case(skipping, skip={"nonfinite": "a NaN step is one of 0"}),
     "record_measures": case(eo.measures.record_measures, skip=PASSES | {
         "workers": "alone it passes on what differs between the workers"}),
     "measures_after_vote": case(measures_after_vote),
@@ -170,6 +191,14 @@ CASES = {
     "vote_random": case(eo.majority_vote, zero="random", tie="random", key=4,
         skip={"sharded": "JAX does not shard the random numbers"}),
     "vote_unsure": case(eo.majority_vote, threshold=0.25, quorum=1),
+    "vote_packed": case(eo.majority_vote, wire="packed", skip=WHOLE),
+    "vote_packed_positive": case(
+        eo.majority_vote, wire="packed", zero="positive", tie="positive", skip=WHOLE),
+    "vote_packed_random": case(
+        eo.majority_vote, wire="packed", zero="random", tie="random", key=4,
+        skip=WHOLE),
+    "vote_packed_unsure": case(
+        eo.majority_vote, wire="packed", threshold=0.25, quorum=1, skip=WHOLE),
     "vote_sum": case(eo.vote_sum),
     # Optimizers.
     "sign_sgd": case(eo.sign_sgd, **rate),
@@ -207,7 +236,8 @@ LIGHT = (
     "compress_identity", "compress_sign_random", "ef_scaled_sign", "ef_top_k_tree",
     "ef_random_k", "ef_k_pca", "ef_stochastic_sign", "ef_learning_rate", "exempt",
     "vote_random", "signum_warm_up", "ef_sign_sgd_momentum", "accept_if_lower",
-    "ef_in_measures",
+    "ef_in_measures", "ef_two_way", "vote_packed_unsure", "accumulate_two",
+    "skip_nonfinite",
 )
 
 # What draws random numbers, of a key that the caller keeps.

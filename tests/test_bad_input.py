@@ -164,10 +164,10 @@ def feedback(**kwargs):
                   lambda c=c: ef.compress(c, axis_name="w", exchange=ef.all_reduce()))
           for c, name in ((ef.scaled_sign(), "scaled_sign"), (ef.top_k(k=1), "top_k"),
                           (ef.cast("bfloat16"), "cast(bfloat16)"))),
-        refused(TypeError, ["exchange must be all_reduce() or gather()",
+        refused(TypeError, ["exchange must be all_reduce(), gather() or two_way()",
                             "forget to call it"],
                 lambda: feedback(axis_name="w", exchange=ef.gather)),
-        refused(TypeError, ["exchange must be all_reduce() or gather()", "'gather'"],
+        refused(TypeError, ["all_reduce(), gather() or two_way()", "'gather'"],
                 lambda: ef.compress(ef.sign(), exchange="gather")),
         refused(TypeError, ["top_k", "cannot be changed by _replace", "build another"],
                 lambda: ef.top_k(k=1)._replace(init=None)),

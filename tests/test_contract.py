@@ -233,7 +233,8 @@ def test_map_params_finds_errors_and_momenta(case):
     for leaf, name in zip(
         jax.tree.leaves(state), jax.tree.leaves(mapped), strict=True
     ):
-        assert name == "other" or leaf.shape == PARAMS[name].shape
+        # Of one worker the shard is the whole leaf, flat.
+        assert name == "other" or leaf.size == PARAMS[name].size
 
 
 # Bad input.

@@ -87,7 +87,7 @@ def test_state_made_inside_goes_through_scan_and_a_nan_is_forgotten(case):
 def test_vmap_agrees_and_so_do_all_workers(case):
     tx, grads = case.make(AXIS), steps(0, 1)
     updates = over_workers(train(tx, case))(grads)
-    state = jax.tree.map(lambda x: jnp.stack([x] * COUNT), tx.init(TREE))
+    state = jax.vmap(lambda _: tx.init(TREE), axis_name=AXIS)(jnp.arange(COUNT))
     update = jax.vmap(
         lambda g, s: tx.update(g, s, TREE, **case.extra), axis_name=AXIS)
     for step in range(2):

@@ -9,21 +9,24 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from experiments import _cli, _results, _wire, data, quickstart, training
+from experiments import _cli, _results, data, quickstart, training
 from experiments._registry import STUDIES, StudyError
-from experiments._workers import worker_devices
 from experiments.models import MLP
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = {
+    "adversaries": ["--workers", "2", "--adversaries", "1", "--epochs", "1",
+                    "--seeds", "1", "--widths", "4", "--attacks", "vote=1"],
     "quickstart": ["--epochs", "1", "--seeds", "1", "--algorithms", "sign_sgd"],
     "bench_update": ["--rounds", "2", "--shrink", "20000", "--top-k-rounds", "1",
                      "--top-k-size", "10000"],
+    "bench_wire": ["--rounds", "1", "--shrink", "1000", "--leaves", "4", "--no-torch",
+                   "--only", "vote packed"],
+    "distributed": ["--virtual", "2", "--steps", "4", "--widths", "8"],
 }
 
 
@@ -244,59 +247,7 @@ def test_replicas_are_compared_by_their_bits():
         training.one_of({"w": np.array([[0.0], [-0.0]])})
 
 
-# The wire and the tables.
-
-
-def test_bytes_sent_count_every_round_of_a_loop():
-    def step(x):
-        def once(x, _):
-            votes = jax.lax.psum(jnp.sign(x).astype(jnp.int8), "i")
-            every = jax.lax.all_gather(x[:2], "i")
-            return x + votes + every.sum(), None
-
-        return jax.lax.scan(once, x, length=7)[0]
-
-    mapped = jax.pmap(step, "i", devices=worker_devices(4))
-    hlo = mapped.lower(jnp.zeros((4, 33))).compile().as_text()
-    found = {c.kind: (c.size, c.workers, c.times) for c in _wire.collectives(hlo)}
-    assert found == {"all-reduce": (33, 4, 7), "all-gather": (8, 4, 7)}
-    assert _wire.bytes_sent(hlo) == 7 * (33 * 2 * 3 / 4 + 3 * 8)
-
-
-def program(line, before=""):
-    entry = "ENTRY %main (x: f32[8]) -> f32[8] {"
-    return f"HloModule m, num_partitions=4\n\n{before}{entry}\n{line}\n}}"
-
-
-@pytest.mark.parametrize(
-    ("line", "sent"),
-    [
-        ("  %r = (f32[3,2]{1,0}, s8[4]{0}) all-reduce(%a), replica_groups={}", 42),
-        ("  %r = bf16[8]{0} all-reduce-start(%a), replica_groups=[2,2]<=[4]", 16),
-        ("  %r = (u8[3]{0}, u8[12]{0}) all-gather-start(%a), replica_groups={}", 9),
-        ("  %r = f32[2]{0} reduce-scatter(%a), replica_groups={{0,1,2,3}}", 24),
-        ("  %r = u8[4,2]{1,0} all-to-all(%a), replica_groups={{0,1},{2,3}}", 4),
-        ("  %r = f32[2]{0} collective-permute(%a), source_target_pairs={{0,1}}", 8),
-        ("  %r = f32[8]{0} all-reduce-done(%a)", 0),
-        ("  %r = f32[8]{0} add(%all-reduce, %a)", 0),
-    ],
-)
-def test_bytes_sent_by_each_kind_of_collective(line, sent):
-    assert _wire.bytes_sent(program(line)) == sent
-
-
-def test_bytes_that_the_program_does_not_tell_are_refused():
-    body = "%body (x: f32[8]) -> f32[8] {\n  %r = f32[8] all-reduce(%x)\n}\n"
-    loop = "  %w = f32[8] while(%x), condition=%body, body=%body"
-    with pytest.raises(ValueError, match="how often all-reduce runs"):
-        _wire.bytes_sent(program(loop, body))
-    branch = "  %c = f32[8] conditional(%x), branch_computations={%body, %body}"
-    with pytest.raises(ValueError, match="how often all-reduce runs"):
-        _wire.bytes_sent(program(branch, body))
-    with pytest.raises(ValueError, match="cannot count"):
-        _wire.bytes_sent(program("  %r = f32[8] collective-broadcast(%x)"))
-    with pytest.raises(ValueError, match="not the text of a compiled program"):
-        _wire.bytes_sent("")
+# The tables.
 
 
 def test_tables_align_and_numbers_carry_their_deviation():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import optax
 from jax import lax
 
 from ef_optax._checks import check_float_leaves, float_arrays
-from ef_optax._numerics import guard
+from ef_optax._numerics import all_finite, guard
 from ef_optax.workers import Workers
 
 # Above this many workers, messages are decoded in a loop, not one after another.
@@ -133,7 +134,8 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
         def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
             del params, extra
-            return guard(together, float_arrays(name, updates), state)
+            updates = float_arrays(name, updates)
+            return guard(together, all_finite(updates), updates, state)
 
         self = super().__new__(cls, init_fn, update_fn)
         self.name = name
@@ -317,7 +319,4 @@ def sizes(params: Any) -> list[int]:
 
 def size_of(x: Any) -> int:
     """Returns the number of elements of an array or a ShapeDtypeStruct."""
-    size = 1
-    for n in jnp.shape(x) if not hasattr(x, "shape") else x.shape:
-        size *= n
-    return size
+    return math.prod(jnp.shape(x) if not hasattr(x, "shape") else x.shape)

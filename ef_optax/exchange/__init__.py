@@ -1,7 +1,19 @@
 """How messages cross: one file for each way."""
 
 from ef_optax.exchange._all_reduce import all_reduce
-from ef_optax.exchange._base import Exchange, Exchanged, check_exchange
+from ef_optax.exchange._base import Exchange, Exchanged, check_exchange, flag_of
 from ef_optax.exchange._gather import gather
+from ef_optax.exchange._memory import Memory
+from ef_optax.exchange._two_way import TwoWayState, two_way
 
-__all__ = ["Exchange", "Exchanged", "all_reduce", "check_exchange", "gather"]
+__all__ = [
+    "Exchange",
+    "Exchanged",
+    "Memory",
+    "TwoWayState",
+    "all_reduce",
+    "check_exchange",
+    "flag_of",
+    "gather",
+    "two_way",
+]

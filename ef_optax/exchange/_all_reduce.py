@@ -10,6 +10,7 @@ import optax
 
 from ef_optax.compressors import Compressor
 from ef_optax.exchange._base import Exchange, Exchanged, flag_of, sum_over
+from ef_optax.exchange._memory import Memory
 from ef_optax.workers import Workers
 
 
@@ -46,7 +47,9 @@ def all_reduce() -> Exchange:
         compressor_state: Any,
         state: Any,
         workers: Workers,
+        memory: Memory | None,
     ) -> Exchanged:
+        del memory  # nothing is kept but by the workers themselves
         message, shared, new_state = compressor.encode(
             updates, compressor_state, workers
         )
@@ -64,5 +67,5 @@ def all_reduce() -> Exchange:
         )
 
     return Exchange(
-        "all_reduce()", lambda params, workers: optax.EmptyState(), apply, check
+        "all_reduce()", lambda *_: optax.EmptyState(), apply, check
     )

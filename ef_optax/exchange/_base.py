@@ -20,7 +20,7 @@ class Exchanged(NamedTuple):
       mean: the mean of what all messages decoded to, the same on all workers.
       finite: whether the inputs of all workers were finite, the same on all workers.
       compressor_state: the compressor's next state, the same on all workers.
-      state: the exchange's next state.
+      state: the exchange's next state, as it was if not all were finite.
     """
 
     own: Any
@@ -35,10 +35,12 @@ class Exchange(NamedTuple):
 
     Attributes:
       name: how it is called in messages.
-      init: ``(params, workers) -> state``.
-      apply: ``(compressor, updates, finite, compressor_state, state, workers) ->
-        Exchanged``, where `finite` says whether this worker's input is, and crosses
-        with the message as its flag.
+      init: ``(compressor, params, workers, error) -> state``, where `error` is the
+        error of a worker at the start, None if nothing is kept.
+      apply: ``(compressor, updates, finite, compressor_state, state, workers, memory)
+        -> Exchanged``, where `finite` says whether this worker's input is, and crosses
+        with the message as its flag; `memory` says how an error is kept, None if
+        nothing is.
       check: ``compressor -> None``, raises if the compressor cannot cross this way.
     """
 
@@ -60,7 +62,8 @@ def check_exchange(exchange: Any, compressor: Compressor) -> None:
     """Refuses what is not an exchange, or one that the compressor cannot use."""
     if not isinstance(exchange, Exchange):
         raise TypeError(
-            f"exchange must be all_reduce() or gather(); got {exchange!r}."
+            "exchange must be all_reduce(), gather() or two_way(); got "
+            f"{exchange!r}."
             + (" Did you forget to call it?" if callable(exchange) else "")
         )
     exchange.check(compressor)

@@ -10,6 +10,7 @@ import optax
 
 from ef_optax.compressors import Compressor
 from ef_optax.exchange._base import Exchange, Exchanged, flag_of
+from ef_optax.exchange._memory import Memory
 from ef_optax.workers import Workers
 
 
@@ -46,7 +47,9 @@ def gather() -> Exchange:
         compressor_state: Any,
         state: Any,
         workers: Workers,
+        memory: Memory | None,
     ) -> Exchanged:
+        del memory  # nothing is kept but by the workers themselves
         message, shared, new_state = compressor.encode(
             updates, compressor_state, workers
         )
@@ -63,7 +66,7 @@ def gather() -> Exchange:
 
     return Exchange(
         "gather()",
-        lambda params, workers: optax.EmptyState(),
+        lambda *_: optax.EmptyState(),
         apply,
         check,
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from ef_optax._checks import float_arrays
-from ef_optax._numerics import all_finite, cast_like, zero_unless
+from ef_optax._numerics import cast_like, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
 from ef_optax.feedback._crossing import Crossing
@@ -39,8 +39,9 @@ def compress(
     Args:
       compressor: a :class:`ef_optax.Compressor`.
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
-      exchange: :func:`ef_optax.all_reduce` or :func:`ef_optax.gather`; None takes the
-        first for additive compressors and the second for others.
+      exchange: :func:`ef_optax.all_reduce`, :func:`ef_optax.gather` or
+        :func:`ef_optax.two_way`; None takes the first for additive compressors and the
+        second for others.
       allow_unvarying: whether some gradients (not all) may be the same on all workers.
 
     Returns:
@@ -75,7 +76,7 @@ def compress(
         workers.check_bound()
         updates = float_arrays("compress", updates)
         workers.refuse_summed("compress", updates, allow_unvarying)
-        finite = all_finite(updates)
+        finite = workers.all_finite(updates)
         out = crossing.apply(
             zero_unless(finite, crossing.widen(updates)), finite,
             state.compressor, state.exchange, params, extra,

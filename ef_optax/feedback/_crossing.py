@@ -14,6 +14,7 @@ from ef_optax.compressors import Compressor
 from ef_optax.exchange import (
     Exchange,
     Exchanged,
+    Memory,
     all_reduce,
     check_exchange,
     gather,
@@ -41,12 +42,17 @@ class Crossing:
         self.workers = workers
         self.exchange = exchange
 
-    def init(self, params: Any) -> tuple[Any, Any]:
-        """Returns the states of the compressor and of the exchange."""
+    def init(self, params: Any, error: Any = None) -> tuple[Any, Any]:
+        """Returns the states of the compressor and of the exchange.
+
+        Args:
+          params: the parameters.
+          error: the error of a worker at the start, None if nothing is kept.
+        """
         start = self.tx.init(params)
         if self.exchange is None:
             return start, optax.EmptyState()
-        return start, self.exchange.init(params, self.workers)
+        return start, self.exchange.init(self.tx, params, self.workers, error)
 
     def widen(self, updates: Any) -> Any:
         """Returns this worker's updates in a dtype that holds their sum."""
@@ -60,6 +66,7 @@ class Crossing:
         state: Any,
         params: Any,
         extra: dict[str, Any],
+        memory: Memory | None = None,
     ) -> Exchanged:
         """Returns own and mean, NaN and with the states as they were if not finite.
 
@@ -70,10 +77,11 @@ class Crossing:
           state: state of the exchange.
           params: for another transformation in the compressor's place.
           extra: likewise.
+          memory: how an error is kept, None if nothing is.
         """
         if self.exchange is not None:
             out = self.exchange.apply(
-                self.tx, updates, finite, tx_state, state, self.workers
+                self.tx, updates, finite, tx_state, state, self.workers, memory
             )
         else:
             roundtrip: Callable[..., Any] = (
@@ -88,7 +96,6 @@ class Crossing:
         return out._replace(
             mean=out.mean if out.mean is out.own else nan_unless(out.finite, out.mean),
             compressor_state=keep_if(out.finite, out.compressor_state, tx_state),
-            state=keep_if(out.finite, out.state, state),
         )
 
 

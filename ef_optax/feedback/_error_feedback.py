@@ -14,14 +14,20 @@ from ef_optax._checks import (
     check_interval,
     check_rate,
     check_same_structure,
-    concrete,
     float_arrays,
     leaf_dtype,
     warn,
 )
-from ef_optax._numerics import all_finite, cast_like, keep_if, wide, zero_unless
+from ef_optax._numerics import (
+    cast_like,
+    first_axis,
+    keep_if,
+    wide,
+    without_axis,
+    zero_unless,
+)
 from ef_optax.compressors import Compressor
-from ef_optax.exchange import Exchange
+from ef_optax.exchange import Exchange, Memory
 from ef_optax.feedback._crossing import Crossing
 from ef_optax.workers import AxisName, Workers, per_worker
 
@@ -88,8 +94,9 @@ def error_feedback(
       compressor: a :class:`ef_optax.Compressor`; with one worker any optax
         transformation, such as ``optax.clip(0.1)``: what is clipped comes later.
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
-      exchange: :func:`ef_optax.all_reduce` or :func:`ef_optax.gather`; None takes the
-        first for additive compressors and the second for others.
+      exchange: :func:`ef_optax.all_reduce`, :func:`ef_optax.gather` or
+        :func:`ef_optax.two_way`; None takes the first for additive compressors and the
+        second for others.
       decay: :math:`\beta` in [0, 1], how much of the error is kept at each step.
       accumulator_dtype: dtype of the error; None means that of the parameters, and
         float32 for 16-bit ones.
@@ -155,13 +162,42 @@ def error_feedback(
     def init_fn(params: Any) -> ErrorFeedbackState:
         check_float_leaves("error_feedback", params)
         error = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype_of(x)), params)
-        compressor_state, exchange_state = crossing.init(params)
+        compressor_state, exchange_state = crossing.init(params, error)
         return ErrorFeedbackState(
             error=workers.varying(error),
             compressor=compressor_state,
             exchange=exchange_state,
             count=jnp.zeros([], jnp.int32),
         )
+
+    def one_worker(memory: Memory, updates: Any, state: Any, params: Any, extra: Any):
+        # Of the corrected update: a sum that overflows would destroy the error.
+        finite = workers.all_finite(memory.corrected(updates, state.error))
+        p = memory.corrected(zero_unless(finite, updates), state.error)
+        out = crossing.apply(
+            p, finite, state.compressor, state.exchange, params, extra, memory
+        )
+        kept = state.error
+        if memory.is_plain:
+            # Where the input is not finite p is 0 + e: the error again, but without
+            # reading it a second time or holding it while p is made in its place.
+            kept = cast_like(p, state.error)
+        error = memory.residual(p, out.own, state.error)
+        return memory.applied(out.mean), keep_if(finite, error, kept), out
+
+    def many_workers(memory: Memory, updates: Any, state: Any, params: Any, extra: Any):
+        # With an axis of one in front, as arrays have that a mesh split worker by
+        # worker: XLA writes in place only where it need not reshape in between.
+        old = first_axis(state.error)
+        p = memory.corrected(first_axis(updates), old)
+        finite = workers.all_finite(p)
+        out = crossing.apply(
+            without_axis(p), finite, state.compressor, state.exchange, params, extra,
+            memory,
+        )
+        error = memory.residual(p, first_axis(out.own), old)
+        error = without_axis(keep_if(out.finite, error, old))
+        return memory.applied(out.mean), error, out
 
     def update_fn(
         updates: Any, state: ErrorFeedbackState, params: Any = None, **extra: Any
@@ -170,43 +206,14 @@ def error_feedback(
         updates = float_arrays("error_feedback", updates)
         check_same_structure("error_feedback", updates, state.error)
         workers.refuse_summed("error_feedback", updates, allow_unvarying)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-
-        def corrected(u: jax.Array, e: jax.Array) -> jax.Array:
-            # The larger of the two dtypes, so that neither loses what it holds.
-            dtype = jnp.promote_types(wide(u.dtype), e.dtype)
-            e = e.astype(dtype)
-            if concrete(decay) != 1.0:
-                e = jnp.asarray(decay, dtype) * e
-            if rate is not None:
-                eta = jnp.asarray(rate, dtype)
-                e = jnp.where(eta == 0, 0, e / jnp.where(eta == 0, 1, eta))
-            return u.astype(dtype) + e
-
-        def residual(p: jax.Array, own: jax.Array, e: jax.Array) -> jax.Array:
-            rest = p - own.astype(p.dtype)
-            if rate is not None:
-                eta = jnp.asarray(rate, p.dtype)
-                rest = jnp.where(eta == 0, e.astype(p.dtype), eta * rest)
-            return rest.astype(e.dtype)
-
-        # Of the corrected update: a sum that overflows would destroy the error.
-        finite = all_finite(jax.tree.map(corrected, updates, state.error))
-        p = jax.tree.map(corrected, zero_unless(finite, updates), state.error)
-        out = crossing.apply(
-            p, finite, state.compressor, state.exchange, params, extra
+        memory = Memory(
+            decay,
+            learning_rate(state.count) if callable(learning_rate) else learning_rate,
         )
-        error = jax.tree.map(residual, p, out.own, state.error)
-        kept = state.error
-        if workers.is_one and rate is None and concrete(decay) == 1.0:
-            # Where the input is not finite p is 0 + e: the error again, but without
-            # reading it a second time or holding it while p is made in its place.
-            kept = cast_like(p, state.error)
-        applied = out.mean
-        if rate is not None:
-            applied = jax.tree.map(lambda x: jnp.where(rate == 0, 0, x), applied)
+        step = one_worker if crossing.exchange is None else many_workers
+        applied, error, out = step(memory, updates, state, params, extra)
         return cast_like(applied, updates), ErrorFeedbackState(
-            error=keep_if(out.finite, error, kept),
+            error=error,
             compressor=out.compressor_state,
             exchange=out.state,
             # Counts every step, as the schedule of the learning rate itself does.

@@ -19,6 +19,7 @@ def sign_sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     axis_name: AxisName = None,
+    wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
     tie: Literal["zero", "positive", "random"] = "zero",
     threshold: jax.typing.ArrayLike = 0.0,
@@ -41,6 +42,7 @@ def sign_sgd(
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
       axis_name: the mesh axis of the workers; None for one worker.
+      wire: how votes cross, see :func:`ef_optax.majority_vote`.
       zero: what a worker votes where its gradient is 0, see
         :func:`ef_optax.majority_vote`.
       tie: what an even split gives.
@@ -78,7 +80,8 @@ def sign_sgd(
     check_rate(learning_rate)
     chain = optax.chain(
         majority_vote(
-            axis_name, zero=zero, tie=tie, threshold=threshold, quorum=quorum, key=key
+            axis_name, wire=wire, zero=zero, tie=tie, threshold=threshold,
+            quorum=quorum, key=key,
         ),
         *update_noise(noise, key),
         *decay_weights(weight_decay, mask),
@@ -95,6 +98,7 @@ def signum(
     axis_name: AxisName = None,
     momentum: Literal["ema", "heavy_ball"] = "ema",
     warmup_steps: jax.typing.ArrayLike | None = None,
+    wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
     tie: Literal["zero", "positive", "random"] = "zero",
     threshold: jax.typing.ArrayLike = 0.0,
@@ -125,6 +129,7 @@ def signum(
         which has the same signs, up to rounding, and another scale for `threshold`.
       warmup_steps: for so many steps the vote is on gradients while momentum
         accumulates; see :func:`ef_optax.signum_warmup_steps`. None for none.
+      wire: how votes cross, see :func:`ef_optax.majority_vote`.
       zero: what a worker votes where its momentum is 0, see
         :func:`ef_optax.majority_vote`.
       tie: what an even split gives.
@@ -172,7 +177,7 @@ def signum(
     chain = optax.chain(
         local(average, axis_name),
         sign_sgd(
-            learning_rate, axis_name=axis_name, zero=zero, tie=tie,
+            learning_rate, axis_name=axis_name, wire=wire, zero=zero, tie=tie,
             threshold=threshold, quorum=quorum, noise=noise,
             weight_decay=weight_decay, mask=mask, key=key,
         ),

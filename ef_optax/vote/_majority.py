@@ -17,7 +17,9 @@ from ef_optax._checks import (
     float_arrays,
 )
 from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
-from ef_optax._numerics import all_finite, keep_if, nan_unless
+from ef_optax._numerics import keep_if, nan_unless
+from ef_optax.exchange import flag_of
+from ef_optax.vote._packed import Rule, packed_vote
 from ef_optax.workers import AxisName, Workers
 
 
@@ -28,6 +30,7 @@ class Vote(optax.GradientTransformationExtraArgs):
 def majority_vote(
     axis_name: AxisName,
     *,
+    wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
     tie: Literal["zero", "positive", "random"] = "zero",
     threshold: jax.typing.ArrayLike = 0.0,
@@ -40,12 +43,20 @@ def majority_vote(
     .. math::
       u \leftarrow \operatorname{sign}\Big(\sum_{i=1}^M \operatorname{sign}(g_i)\Big)
 
-    Votes cross as int8 by one :func:`jax.lax.psum` for the whole tree, as int32 from
-    128 workers on. The update is unscaled: follow it with a learning rate. With one
-    worker it is the sign.
+    With ``wire="psum"`` votes cross as int8 by one :func:`jax.lax.psum` for the whole
+    tree, as int32 from 128 workers on. With ``wire="packed"`` they cross as bits, to
+    the worker that counts a shard of them and back, by one :func:`jax.lax.all_to_all`
+    and one :func:`jax.lax.all_gather`: one bit a coordinate there if nobody may
+    abstain (`zero` is not "abstain" and there is no `threshold`), and one bit back if
+    no result may be 0 (`tie` is not "zero", or no tie is possible, and there is no
+    `quorum`); otherwise two. The result is the same to the bit.
+
+    The update is unscaled: follow it with a learning rate. With one worker it is the
+    sign.
 
     Args:
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
+      wire: how votes cross: "psum" or "packed".
       zero: what a worker votes where its gradient is 0: "abstain" (0), "positive", or
         "random", a fair sign of its own.
       tie: what an even split gives: "zero", "positive", or "random", a fair sign, the
@@ -61,9 +72,9 @@ def majority_vote(
       finite, every worker's update is NaN and the state stays as it was.
 
     Raises:
-      ValueError: if `zero` or `tie` is unknown, if one is random and there is no key,
-        if threshold or quorum is negative; at trace time, if quorum exceeds the number
-        of workers, or if gradients are already summed over the axis.
+      ValueError: if `wire`, `zero` or `tie` is unknown, if one is random and there is
+        no key, if threshold or quorum is negative; at trace time, if quorum exceeds
+        the number of workers, or if gradients are already summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -83,6 +94,7 @@ def majority_vote(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithm 2; Lemma 8 on ties
     """
+    check_choice("wire", wire, ("psum", "packed"))
     check_choice("zero", zero, ("abstain", "positive", "random"))
     check_choice("tie", tie, ("zero", "positive", "random"))
     check_interval("threshold", threshold, 0.0)
@@ -102,27 +114,52 @@ def majority_vote(
             vote = jnp.where(g == 0, 1, vote)
         elif zero == "random":
             own = jax.random.fold_in(leaf_key(state, leaf, workers.index), 0)
-            vote = jnp.where(g == 0, _fair(own, g.shape), vote)
+            vote = jnp.where(g == 0, _signed(_fair(own, g.shape)), vote)
+        if concrete(threshold) == 0:
+            return vote
         return jnp.where(jnp.abs(g) < threshold, 0, vote)
 
-    def outcome(total: jax.Array, leaf: int, state: Any, workers: Workers) -> jax.Array:
+    def fair(leaf: int, shape: tuple[int, ...], state: Any) -> jax.Array:
+        # Another stream than the workers' own, which fold in their index first.
+        return _fair(jax.random.fold_in(leaf_key(state, leaf), 0x7FFFFFFF), shape)
+
+    def outcome(total: jax.Array, leaf: int, state: Any) -> jax.Array:
+        result = jnp.sign(total)
+        if tie == "positive":
+            result = jnp.where(total == 0, 1, result)
+        elif tie == "random":
+            result = jnp.where(
+                total == 0, _signed(fair(leaf, total.shape, state)), result
+            )
+        if concrete(quorum) == 0:
+            return result
+        return jnp.where(jnp.abs(total) < quorum, 0, result)
+
+    def by_psum(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
+        totals, finite = summed_votes(votes, finite, workers)
+        return [outcome(t, i, state) for i, t in enumerate(totals)], finite
+
+    def packed(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
+        rule = Rule(
+            may_abstain=zero == "abstain" or concrete(threshold) != 0,
+            tie=tie,
+            quorum=quorum,
+            fair=lambda leaf: fair(leaf, votes[leaf].shape, state),
+        )
+        return packed_vote(votes, finite, rule, workers)
+
+    def cross(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
         needed = concrete(quorum)
         if needed is not None and needed > workers.size:
             raise ValueError(
                 f"quorum={needed:g} is more than the {workers.size} workers on axis "
                 f"{workers.axis_name!r}: no coordinate would ever move."
             )
-        result = jnp.sign(total)
-        if tie == "positive":
-            result = jnp.where(total == 0, 1, result)
-        elif tie == "random":
-            # Another stream than the workers' own, which fold in their index first.
-            common = jax.random.fold_in(leaf_key(state, leaf), 0x7FFFFFFF)
-            result = jnp.where(total == 0, _fair(common, total.shape), result)
-        return jnp.where(jnp.abs(total) < quorum, 0, result)
+        way = packed if wire == "packed" else by_psum
+        return way(votes, finite, state, workers)
 
     return _vote(
-        "majority_vote", axis_name, votes_of, outcome,
+        "majority_vote", axis_name, votes_of, cross,
         key if random else None, allow_unvarying,
     )
 
@@ -165,23 +202,50 @@ def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
     return _vote(
         "vote_sum", axis_name,
         lambda g, leaf, state, workers: jnp.sign(g),
-        lambda total, leaf, state, workers: total,
+        lambda votes, finite, state, workers: summed_votes(votes, finite, workers),
         None, allow_unvarying,
     )
 
 
+def summed_votes(
+    votes: list[jax.Array], finite: jax.Array, workers: Workers
+) -> tuple[list[jax.Array], jax.Array]:
+    """Returns the sums of all votes, and whether all workers were finite."""
+    # A sum of M votes fits in int8 up to 127. NVIDIA's collectives reduce no 16-bit
+    # integers, so int32 is next.
+    wire = jnp.int8 if workers.size <= 127 else jnp.int32
+    # A sign cannot carry a NaN, so the flag does, in the same buffer.
+    totals, flags = workers.sum(([v.astype(wire) for v in votes],
+                                 flag_of(finite, wire)))
+    return totals, flags == 0
+
+
 def _fair(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return 2 * jax.random.bernoulli(key, shape=shape).astype(jnp.int8) - 1
+    return jax.random.bernoulli(key, shape=shape)
+
+
+def _signed(bits: jax.Array) -> jax.Array:
+    return 2 * bits.astype(jnp.int8) - 1
 
 
 def _vote(
     name: str,
     axis_name: AxisName,
     votes_of: Callable[..., jax.Array],
-    outcome: Callable[..., jax.Array],
+    cross: Callable[..., tuple[list[jax.Array], jax.Array]],
     key: Any,
     allow_unvarying: bool,
 ) -> Vote:
+    """Returns the transformation of votes that cross to a result.
+
+    Args:
+      name: how it is called in messages.
+      axis_name: the mesh axis of the workers.
+      votes_of: ``(gradient, leaf, state, workers) -> votes`` in -1, 0, 1.
+      cross: ``(votes, finite, state, workers) -> (results, finite of all)``.
+      key: for what is random, or None.
+      allow_unvarying: whether some gradients may be the same on all workers.
+    """
     workers = Workers(axis_name)
 
     def init_fn(params: Any) -> Any:
@@ -196,19 +260,10 @@ def _vote(
         leaves: list[jax.Array]
         treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
-        # A sum of M votes fits in int8 up to 127. NVIDIA's collectives reduce no
-        # 16-bit integers, so int32 is next.
-        wire = jnp.int8 if workers.size <= 127 else jnp.int32
-        ballots = [
-            votes_of(g, i, state, workers).astype(wire) for i, g in enumerate(leaves)
-        ]
-        # A sign cannot carry a NaN, so the flag does, in the same buffer.
-        flag = jnp.where(all_finite(updates), 0, 1).astype(wire)
-        totals, flags = workers.sum((ballots, flag))
-        finite = flags == 0
+        votes = [votes_of(g, i, state, workers) for i, g in enumerate(leaves)]
+        results, finite = cross(votes, workers.all_finite(updates), state, workers)
         out = treedef.unflatten(
-            outcome(t, i, state, workers).astype(g.dtype)
-            for i, (t, g) in enumerate(zip(totals, leaves, strict=True))
+            r.astype(g.dtype) for r, g in zip(results, leaves, strict=True)
         )
         following = next_keys(state) if isinstance(state, KeyState) else state
         return nan_unless(finite, out), keep_if(finite, following, state)

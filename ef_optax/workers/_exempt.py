@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._numerics import all_finite, nan_unless
+from ef_optax._numerics import nan_unless
 from ef_optax.workers._workers import AxisName, Workers
 
 
@@ -84,7 +84,7 @@ def exempt(
         workers.refuse_summed("exempt", updates, allow_unvarying)
         # Each part tells the other of a non-finite value by its own flag: the inner
         # transformation sees NaN, the average counts workers whose tree is not finite.
-        finite = all_finite(updates)
+        finite = workers.all_finite(updates)
         compressed, inner_state = inner.update(
             nan_unless(finite, updates), state.inner, params, **extra
         )

@@ -68,20 +68,49 @@ def local_value_and_grad(
     return value_and_grad
 
 
-def per_worker(*fields: str) -> Callable[[type[T]], type[T]]:
+def per_worker(
+    *fields: str, padding: str | None = None
+) -> Callable[[type[T]], type[T]]:
     """Declares fields of a state that differ from worker to worker.
 
     What places, saves or resizes optimizer state finds them as `cls.per_worker`.
+
+    Args:
+      *fields: names of the fields.
+      padding: the field that says of each leaf by how many numbers all workers'
+        shards exceed it, if the declared fields hold shards of flat leaves and not
+        what each worker has for itself; found as `cls.padding_field`.
     """
 
     def declare(cls: Any) -> Any:
-        unknown = set(fields) - set(cls._fields)
+        unknown = {*fields, *([padding] if padding else [])} - set(cls._fields)
         if unknown:
             raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}.")
         cls.per_worker = fields
+        cls.padding_field = padding
         return cls
 
     return declare
+
+
+def declares(node: Any) -> bool:
+    """Returns whether a node of a state declares what belongs to one worker."""
+    return hasattr(type(node), "per_worker")
+
+
+def per_worker_leaves(state: Any) -> Any:
+    """Returns a pytree of booleans: which leaves of a state belong to one worker."""
+
+    def mark(node: Any) -> Any:
+        if not declares(node):
+            return False
+        return type(node)(*(
+            jax.tree.map(lambda _: True, value)
+            if field in type(node).per_worker else per_worker_leaves(value)
+            for field, value in zip(node._fields, node, strict=True)
+        ))
+
+    return jax.tree.map(mark, state, is_leaf=declares)
 
 
 @per_worker("inner")
@@ -131,7 +160,7 @@ def local(
       ... )
     """
     workers = Workers(axis_name)
-    tx = _guarded(tx)
+    tx = _guarded(tx, workers)
     if workers.is_one:
         return tx
 
@@ -150,12 +179,15 @@ def local(
 
 
 def _guarded(
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation, workers: Workers
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the state of `tx` where its input is not finite, and passes NaN on."""
     tx = optax.with_extra_args_support(tx)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
-        return guard(lambda u, s: tx.update(u, s, params, **extra), updates, state)
+        def step(u: Any, s: Any) -> Any:
+            return tx.update(u, s, params, **extra)
+
+        return guard(step, workers.all_finite(updates), updates, state)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)

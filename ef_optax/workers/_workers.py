@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ef_optax._checks import describe_leaves
-from ef_optax._numerics import wide
+from ef_optax._numerics import all_finite, varying_axes, wide
 
 AxisName = None | str | tuple[str, ...]
 
@@ -83,14 +83,14 @@ class Workers:
         """
         if not self._axes or not self.is_bound:
             return frozenset()
-        return frozenset(_varying(lax.axis_index(self._axes)) & set(self._axes))
+        return frozenset(varying_axes(lax.axis_index(self._axes)) & set(self._axes))
 
     def varying(self, tree: Any) -> Any:
         """Types every leaf as one that differs between workers."""
         typed = self._typed_axes()
 
         def cast(x):
-            missing = tuple(n for n in self._axes if n in typed - _varying(x))
+            missing = tuple(n for n in self._axes if n in typed - varying_axes(x))
             return lax.pcast(x, missing, to="varying") if missing else x
 
         return jax.tree.map(cast, tree)
@@ -113,7 +113,7 @@ class Workers:
             return tree
         self.check_bound()
         return _fused(
-            lambda flat: collective(flat, self._axes), self.varying(tree)
+            lambda flat: [collective(x, self._axes) for x in flat], self.varying(tree)
         )
 
     def all_gather(self, tree: Any) -> Any:
@@ -125,10 +125,39 @@ class Workers:
         if self.is_one:
             return jax.tree.map(lambda x: x[None], tree)
         self.check_bound()
-        tree = self.varying(tree)
-        as_bytes = jax.tree.map(_to_bytes, tree)
-        gathered = _fused(self._gather_flat, as_bytes)
-        return jax.tree.map(lambda b, x: _from_bytes(b, x), gathered, tree)
+        return _fused_bytes(self._gather_flat, self.varying(tree))
+
+    def all_to_all(self, tree: Any) -> Any:
+        """Sends row j of every leaf to worker j; row i of the result is worker i's.
+
+        Every leaf has a leading axis [size]. All leaves cross as bytes in one buffer.
+        """
+        if self.is_one:
+            return tree
+        self.check_bound()
+        return _fused_bytes(self._exchange_rows, self.varying(tree), lead=1)
+
+    def _exchange_rows(self, rows: jax.Array) -> jax.Array:
+        if len(self._axes) == 1 or self._typed_axes():
+            return lax.all_to_all(rows, self._axes, 0, 0, tiled=True)
+        # vmap exchanges over one axis at a time only.
+        sizes = [lax.axis_size(name) for name in self._axes]
+        out = rows.reshape(*sizes, -1)
+        for i, name in enumerate(self._axes):
+            out = lax.all_to_all(out, name, i, i, tiled=True)
+        return out.reshape(rows.shape)
+
+    def all_finite(self, tree: Any) -> jax.Array:
+        """Returns whether every number of this worker's tree is finite.
+
+        Where other mesh axes split the tree, what they hold counts too, so that all
+        parts of one worker decide alike.
+        """
+        finite = all_finite(tree)
+        others = tuple(sorted(varying_axes(finite) - set(self._axes)))
+        if self.is_one or not others:
+            return finite
+        return lax.psum(jnp.where(finite, 0, 1), others) == 0
 
     def _gather_flat(self, flat: jax.Array) -> jax.Array:
         # The result is the same everywhere, and where types say so it must too.
@@ -152,7 +181,7 @@ class Workers:
             return
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         summed = [
-            jax.tree_util.keystr(path) for path, x in leaves if typed - _varying(x)
+            jax.tree_util.keystr(path) for path, x in leaves if typed - varying_axes(x)
         ]
         if not summed or (allow_unvarying and len(summed) < len(leaves)):
             return
@@ -175,49 +204,90 @@ class Workers:
         )
 
 
-def _varying(x: Any) -> frozenset[str]:
-    """Returns the manual mesh axes over which the type of `x` varies."""
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
-
-
-def _fused(collective: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+def _fused(
+    collective: Callable[[list[jax.Array]], list[jax.Array]], tree: Any, lead: int = 0
+) -> Any:
     """Applies a collective to one flat buffer per dtype and varying type.
 
-    `collective` may put axes before the flat one.
+    The first `lead` axes of the leaves stay as they are; `collective` takes and
+    returns the list of buffers, and may put axes before all others.
     """
     leaves: list[Any]
     treedef: Any
     leaves, treedef = jax.tree.flatten(tree)
+    flat = [x.reshape(*x.shape[:lead], math.prod(x.shape[lead:])) for x in leaves]
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
-        groups.setdefault((x.dtype, _varying(x)), []).append(i)
+        groups.setdefault((x.dtype, varying_axes(x)), []).append(i)
+    results = collective([
+        flat[members[0]] if len(members) == 1
+        else jnp.concatenate([flat[i] for i in members], axis=lead)
+        for members in groups.values()
+    ])
     out: list[Any] = [None] * len(leaves)
-    for members in groups.values():
-        flat = [leaves[i].reshape(-1) for i in members]
-        result = collective(flat[0] if len(flat) == 1 else jnp.concatenate(flat))
+    for members, result in zip(groups.values(), results, strict=True):
         start = 0
         for i in members:
-            piece = lax.slice_in_dim(
-                result, start, start + leaves[i].size, axis=result.ndim - 1
-            )
-            out[i] = piece.reshape(*result.shape[:-1], *leaves[i].shape)
-            start += leaves[i].size
+            stop = start + flat[i].shape[lead]
+            piece = lax.slice_in_dim(result, start, stop, axis=result.ndim - 1)
+            out[i] = piece.reshape(*result.shape[:-1], *leaves[i].shape[lead:])
+            start = stop
     return treedef.unflatten(out)
 
 
-def _to_bytes(x: jax.Array) -> jax.Array:
-    """Returns the bytes of an array, flat."""
+def _fused_bytes(
+    collective: Callable[[jax.Array], jax.Array], tree: Any, lead: int = 0
+) -> Any:
+    """Applies a collective to all leaves as the bytes of one buffer.
+
+    There is one buffer per varying type; `collective` takes [..., bytes] with `lead`
+    axes before the bytes, and returns [size, bytes].
+    """
+
+    def crossed(as_bytes: list[jax.Array]) -> list[jax.Array]:
+        return _fused(lambda flat: [collective(x) for x in flat], as_bytes, lead)
+
+    # Numbers by dtype first: thousands of scalars are one array when they become
+    # bytes. What is bytes already, the bulk of a message, is copied only once.
+    leaves: list[Any]
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(tree)
+    raw = [i for i, x in enumerate(leaves) if x.dtype == jnp.uint8]
+    other = [i for i, x in enumerate(leaves) if x.dtype != jnp.uint8]
+    out: list[Any] = [None] * len(leaves)
+
+    def together(buffers: list[jax.Array]) -> list[jax.Array]:
+        received = crossed(
+            [*(leaves[i] for i in raw), *(_to_bytes(x, lead) for x in buffers)]
+        )
+        for i, x in zip(raw, received[: len(raw)], strict=True):
+            out[i] = x
+        return [
+            _from_bytes(b, x.dtype)
+            for b, x in zip(received[len(raw):], buffers, strict=True)
+        ]
+
+    numbers = _fused(together, [leaves[i] for i in other], lead)
+    for i, x in zip(other, numbers, strict=True):
+        out[i] = x
+    return treedef.unflatten(out)
+
+
+def _to_bytes(x: jax.Array, lead: int) -> jax.Array:
+    """Returns the bytes of an array [..., n], with the first `lead` axes kept."""
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
-    if x.size == 0:
-        return x.reshape(0).astype(jnp.uint8)  # of the same varying type
-    return lax.bitcast_convert_type(x, jnp.uint8).reshape(-1)
+    if x.size == 0:  # of the same varying type
+        return x.astype(jnp.uint8)
+    return lax.bitcast_convert_type(x, jnp.uint8).reshape(*x.shape[:lead], -1)
 
 
-def _from_bytes(flat: jax.Array, like: jax.Array) -> jax.Array:
-    """Reads gathered bytes [size, bytes] as arrays [size, *shape of `like`]."""
-    shape = (flat.shape[0], *like.shape)
-    dtype = jnp.dtype(jnp.uint8) if like.dtype == jnp.bool_ else like.dtype
-    if dtype.itemsize > 1:
-        flat = flat.reshape(*shape, dtype.itemsize)
-    return lax.bitcast_convert_type(flat, dtype).reshape(shape).astype(like.dtype)
+def _from_bytes(flat: jax.Array, dtype: Any) -> jax.Array:
+    """Reads bytes [size, bytes] as numbers [size, n]."""
+    stored = jnp.dtype(jnp.uint8) if dtype == jnp.bool_ else jnp.dtype(dtype)
+    if flat.size == 0:
+        return flat.astype(dtype)
+    if stored.itemsize > 1:
+        flat = flat.reshape(flat.shape[0], -1, stored.itemsize)
+    out = lax.bitcast_convert_type(flat, stored)
+    return out.reshape(flat.shape[0], -1).astype(dtype)

@@ -1,0 +1,117 @@
+"""Votes as bits: to the worker that counts a shard of them, and its result to all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ef_optax._checks import concrete
+from ef_optax._packing import pack_bits, packed_size, unpack_bits
+from ef_optax.exchange import flag_of
+from ef_optax.vote._tally import at_least, count
+from ef_optax.workers import Workers
+
+
+class Rule(NamedTuple):
+    """What a packed vote must know of the rule.
+
+    Attributes:
+      may_abstain: whether a vote may be 0, which takes a second bit on the way there.
+      tie: what an even split gives: "zero", "positive" or "random".
+      quorum: the least sum of votes that moves a coordinate, a number.
+      fair: ``leaf -> bits`` of an even split that is random, the same on all workers.
+    """
+
+    may_abstain: bool
+    tie: str
+    quorum: Any
+    fair: Callable[[int], jax.Array]
+
+    def may_be_zero(self, workers: int) -> bool:
+        """Whether a result may be 0, which takes a second bit on the way back."""
+        if concrete(self.quorum) != 0:
+            return True
+        return self.tie == "zero" and (self.may_abstain or workers % 2 == 0)
+
+
+def packed_vote(
+    votes: list[jax.Array], finite: jax.Array, rule: Rule, workers: Workers
+) -> tuple[list[jax.Array], jax.Array]:
+    """Returns the outcome of a vote in -1, 0, 1, and whether all workers were finite.
+
+    Args:
+      votes: of every leaf this worker's votes in -1, 0, 1.
+      finite: whether this worker's gradient is finite.
+      rule: how a result is found.
+      workers: who votes.
+    """
+    size = workers.size
+    shapes = [v.shape for v in votes]
+    positive = _pack([v > 0 for v in votes], size)
+    up = (positive, _pack([v != 0 for v in votes], size)) if rule.may_abstain else (
+        positive,
+    )
+    flags = jnp.broadcast_to(flag_of(finite, jnp.uint8), (size,))
+    received, flags = workers.all_to_all((up, flags))
+
+    # From here on as the one who counts a shard: the same bytes of all workers.
+    if rule.may_abstain:
+        # Yes and not-no, both counted: one for an abstention, so that the count of
+        # 2M planes is the sum of the votes plus M.
+        yes, moved = received
+        planes, double = jnp.concatenate([yes, yes | ~moved]), 1
+    else:
+        planes, double = received[0], 2
+    middle = size if double == 1 else size / 2
+    digits = count(planes, 2 * planes.shape[0])
+
+    def sum_at_least(least: Any) -> jax.Array:
+        bound = jnp.ceil(middle + jnp.asarray(least, jnp.float32) / double)
+        return at_least(digits, bound.astype(jnp.int32))
+
+    # A quorum beyond all workers moves nothing, however large it is.
+    needed = jnp.clip(jnp.ceil(jnp.asarray(rule.quorum, jnp.float32)), 1, size + 1)
+    yes = sum_at_least(needed)
+    no = ~sum_at_least(1 - needed)
+    tied = sum_at_least(0) & ~sum_at_least(1)
+    # A sum of 0 is below any quorum but 0.
+    tied = jnp.where(jnp.asarray(rule.quorum) > 0, jnp.zeros_like(tied), tied)
+    if rule.tie == "positive":
+        yes = yes | tied
+    elif rule.tie == "random":
+        fair = _pack([rule.fair(i) for i in range(len(votes))], size)
+        mine = lax.dynamic_index_in_dim(fair, workers.index, keepdims=False)
+        yes, no = yes | (tied & mine), no | (tied & ~mine)
+
+    down = (yes, yes | no) if rule.may_be_zero(size) else (yes,)
+    # The flags cross again, so that what all know is also typed the same for all.
+    down, flags = workers.all_gather((down, jnp.max(flags)))
+    bits = [_unpack(plane, shapes) for plane in down]
+    result = [jnp.where(b, 1, -1).astype(jnp.int8) for b in bits[0]]
+    if len(bits) > 1:
+        result = [
+            jnp.where(b, r, jnp.zeros_like(r))
+            for r, b in zip(result, bits[1], strict=True)
+        ]
+    return result, jnp.all(flags == 0)
+
+
+def _pack(leaves: list[jax.Array], size: int) -> jax.Array:
+    """Packs leaves, each to whole bytes, into one row of bytes for each worker."""
+    flat = jnp.concatenate([jnp.zeros((0,), jnp.uint8), *map(pack_bits, leaves)])
+    return jnp.pad(flat, (0, -flat.size % size)).reshape(size, -1)
+
+
+def _unpack(rows: jax.Array, shapes: list[tuple[int, ...]]) -> list[jax.Array]:
+    """Returns the leaves of what `_pack` packed."""
+    flat, start, out = rows.reshape(-1), 0, []
+    for shape in shapes:
+        stop = start + packed_size(math.prod(shape))
+        out.append(unpack_bits(lax.slice_in_dim(flat, start, stop), shape))
+        start = stop
+    return out

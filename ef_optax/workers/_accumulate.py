@@ -1,0 +1,189 @@
+"""Gradient accumulation that crosses the network on the last step only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from ef_optax._checks import (
+    check_interval,
+    check_same_structure,
+    concrete,
+    float_arrays,
+    leaf_dtype,
+)
+from ef_optax._numerics import varying_axes, wide, zero_unless
+from ef_optax.workers._local import per_worker
+from ef_optax.workers._skip_nonfinite import check_transformation
+from ef_optax.workers._workers import AxisName, Workers
+
+
+@per_worker("acc_grads")
+class AccumulateState(NamedTuple):
+    """State of :func:`ef_optax.accumulate`.
+
+    Attributes:
+      acc_grads: the sum of this worker's gradients since the last step of `inner`, a
+        pytree like the parameters in at least float32.
+      inner: state of the transformation.
+      mini_step: how many gradients `acc_grads` sums, int32.
+      gradient_step: how many steps the transformation took, int32.
+    """
+
+    acc_grads: Any
+    inner: Any
+    mini_step: jax.Array
+    gradient_step: jax.Array
+
+
+# A step that skip_nonfinite refuses must not bring back the gradients that caused it.
+AccumulateState.goes_on = ("acc_grads", "mini_step")  # type: ignore[attr-defined]
+
+
+def accumulate(
+    tx: optax.GradientTransformation,
+    every: int | Callable[[jax.Array], jax.typing.ArrayLike],
+    axis_name: AxisName = None,
+    *,
+    allow_unvarying: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Averages gradients of several steps; nothing crosses before the last of them.
+
+    .. math::
+      \bar g_i \leftarrow \tfrac1k \sum_{t=1}^{k} g_{i,t}, \qquad
+      u \leftarrow \begin{cases} \mathrm{tx}(\bar g_1, \dots, \bar g_M)
+        & \text{at every } k\text{-th step}, \\ 0 & \text{otherwise} \end{cases}
+
+    for worker :math:`i` of :math:`M`. The whole of `tx` stands in one branch of a
+    :func:`jax.lax.cond`, its collectives and its state with it: learning-rate
+    schedules, random keys and errors advance once in :math:`k` steps. Under
+    :func:`jax.vmap` both branches are computed and one is selected.
+
+    With one worker it does what :class:`optax.MultiSteps` does. That one runs `tx`,
+    and what crosses in it, at every step, and does not tell that the gradients it
+    keeps belong to one worker.
+
+    Put :func:`ef_optax.accept_if_lower` inside and not around: an update of 0 lowers
+    no loss, so that no gradient would ever be kept.
+
+    Args:
+      tx: a whole optimizer, or what stands in its chain from the exchange on.
+      every: :math:`k`, at least 1; or a function from the number of steps that `tx`
+        took to it.
+      axis_name: the mesh axis of the workers; None for one worker.
+      allow_unvarying: whether some gradients (not all) may be the same on all workers.
+
+    Returns:
+      A :class:`optax.GradientTransformationExtraArgs` with :class:`AccumulateState`.
+      Gradients are summed in the dtype of the parameters, in float32 for 16-bit ones;
+      `tx` sees the mean in the dtype of the gradients. A gradient that is not finite
+      makes the mean NaN or infinite, and what `tx` makes of that is the update of the
+      :math:`k`-th step: NaN on all workers, with its errors as they were, for the
+      transformations of this library. The next sum starts at 0 in any case.
+
+    Raises:
+      TypeError: if `tx` is no transformation or `every` no number.
+      ValueError: if `every` is not an integer from 1 on; at trace time, if leaves are
+        not of a real floating-point dtype, if gradients differ in structure from the
+        parameters at init, or are already summed over the axis.
+      NameError: at trace time, if the axis is not bound.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.accumulate(ef_optax.ef_sign_sgd(0.5), every=2)
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for g in ([1.0, 6.0], [3.0, 2.0]):
+      ...     updates, state = tx.update(jnp.array(g), state)
+      ...     print(updates)
+      [0. 0.]
+      [-1.5 -1.5]
+    """
+    workers = Workers(axis_name)
+    check_transformation("accumulate", tx)
+    if not callable(every):
+        check_interval("every", every, 1)
+        number = concrete(every)
+        if number is not None and not number.is_integer():
+            raise ValueError(f"every must be an integer; got {every!r}.")
+    inner_tx = optax.with_extra_args_support(tx)
+
+    def init_fn(params: Any) -> AccumulateState:
+        def zeros(x: Any) -> jax.Array:
+            return jnp.zeros_like(x, dtype=wide(leaf_dtype(x)))
+
+        return AccumulateState(
+            acc_grads=workers.varying(jax.tree.map(zeros, params)),
+            inner=inner_tx.init(params),
+            mini_step=jnp.zeros([], jnp.int32),
+            gradient_step=jnp.zeros([], jnp.int32),
+        )
+
+    def update_fn(
+        updates: Any, state: AccumulateState, params: Any = None, **extra: Any
+    ):
+        workers.check_bound()
+        updates = float_arrays("accumulate", updates)
+        check_same_structure("accumulate", updates, state.acc_grads)
+        workers.refuse_summed("accumulate", updates, allow_unvarying)
+        needed = every(state.gradient_step) if callable(every) else every
+        count = optax.safe_increment(state.mini_step)
+        total = jax.tree.map(
+            lambda a, g: a + g.astype(a.dtype),
+            workers.varying(state.acc_grads), workers.varying(updates),
+        )
+
+        def step(total: Any, inner: Any) -> Any:
+            mean = jax.tree.map(
+                lambda t, g: (t / count.astype(t.dtype)).astype(g.dtype), total, updates
+            )
+            return inner_tx.update(mean, inner, params, **extra)
+
+        # What tx gives, without running it: also what it varies over, and its place on
+        # a mesh.
+        given = jax.eval_shape(step, total, state.inner)
+
+        def wait(total: Any, inner: Any) -> Any:
+            return jax.tree.map(jnp.zeros_like, given[0]), inner
+
+        last = count >= needed
+        out, inner = _cond(
+            last, step, wait, (given, (given[0], state.inner)), total, state.inner
+        )
+        return out, AccumulateState(
+            acc_grads=zero_unless(~last, total),
+            inner=inner,
+            mini_step=jnp.where(last, 0, count),
+            gradient_step=jnp.where(
+                last, optax.safe_increment(state.gradient_step), state.gradient_step
+            ),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _cond(
+    condition: jax.Array,
+    if_true: Callable[..., Any],
+    if_false: Callable[..., Any],
+    types: tuple[Any, Any],
+    *operands: Any,
+) -> Any:
+    """Is lax.cond, also where one branch varies over more mesh axes than the other."""
+    if not isinstance(condition, jax.core.Tracer):
+        # Called without jit: lax.cond would compile both branches at every call.
+        return if_true(*operands) if condition else if_false(*operands)
+    axes = jax.tree.map(lambda x, y: varying_axes(x) | varying_axes(y), *types)
+
+    def typed(branch: Callable[..., Any]) -> Callable[..., Any]:
+        def cast(x: jax.Array, wanted: frozenset[str]) -> jax.Array:
+            missing = tuple(sorted(wanted - varying_axes(x)))
+            return lax.pcast(x, missing, to="varying") if missing else x
+
+        return lambda *args: jax.tree.map(cast, branch(*args), axes)
+
+    return lax.cond(condition, typed(if_true), typed(if_false), *operands)

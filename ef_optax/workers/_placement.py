@@ -1,0 +1,190 @@
+"""Workers under plain jit: a transformation mapped over the devices of a mesh."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from ef_optax._checks import leaf_dtype
+from ef_optax.workers._layout import Layout
+from ef_optax.workers._local import per_worker_leaves
+
+
+def over_workers(
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    axis_name: str | tuple[str, ...] = "workers",
+    *,
+    param_specs: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lets `tx` exchange between the devices of a mesh, under plain :func:`jax.jit`.
+
+    .. math::
+      (g_1, \dots, g_M) \mapsto u
+
+    The transformation returned takes the gradients of all :math:`M` workers, with a
+    leading worker axis, and returns one update without it:
+
+    .. code-block:: python
+
+      grads = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches)
+      updates, state = tx.update(grads, state, params)
+
+    with the batches split over the mesh by ``P("workers")``. It is a
+    :func:`jax.shard_map`, manual over all axes of the mesh, of ``tx.update``; its types
+    refuse what is not declared rightly. State that belongs to one worker (the error,
+    momentum by :func:`ef_optax.local`) has a leading worker axis and is only on that
+    worker's device; everything else is the same on all devices. Gradients and state
+    may be donated.
+
+    With a model axis in the mesh, `param_specs` say how parameters are split over it.
+    Every part of the model is then compressed and exchanged alone, by the workers that
+    hold it, with a scale, k and random numbers of its own leaves: `tx` sees these parts
+    as its leaves, so a norm over them (clipping, LARS) belongs outside.
+
+    Args:
+      tx: what exchanges over `axis_name`, with everything else that needs to know
+        each worker's gradient.
+      mesh: a :class:`jax.sharding.Mesh`, of Auto or Explicit axes, such as
+        :func:`ef_optax.worker_mesh`.
+      axis_name: the mesh axis of the workers, or a tuple of them; the same as in `tx`.
+      param_specs: a pytree of :class:`jax.sharding.PartitionSpec` like the parameters,
+        over the other axes of the mesh; None if it has none.
+
+    Returns:
+      A :class:`optax.GradientTransformationExtraArgs`. ``update`` takes gradients
+      ``[M, *shape]`` and returns updates ``[*shape]`` in the same dtypes. Parameters
+      and extra arguments are the same on all workers; an extra argument that is no
+      array, such as a function, is passed on as it is, and called on every device.
+      For shardings of the state see :func:`ef_optax.state_specs`.
+
+    Raises:
+      TypeError: if `mesh` is no mesh, `tx` no transformation.
+      ValueError: if the mesh has not the axis or has others than the specs name; at
+        trace time, if gradients have not the leading axis, the state was made for
+        another number of workers, or `tx` returns what still differs between them.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, ef_optax
+      >>> mesh = ef_optax.worker_mesh(1)
+      >>> tx = ef_optax.over_workers(ef_optax.majority_vote("workers"), mesh)
+      >>> params = jnp.zeros(3)
+      >>> grads = jnp.array([[0.1, -9.0, 0.0]])  # of one worker
+      >>> updates, state = tx.update(grads, tx.init(params), params)
+      >>> print(updates)
+      [ 1. -1.  0.]
+    """
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"over_workers needs an optax transformation; got {tx!r}.")
+    layout = Layout(mesh, axis_name, param_specs)
+    inner = optax.with_extra_args_support(tx)
+
+    def mapped(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True
+        )
+
+    @jax.jit
+    def init(params: Any) -> Any:
+        specs = layout.specs_of_params("params", params)
+        params = layout.reshard(params, specs)
+        shapes: list[Any] = []
+
+        def look(params: Any) -> tuple[()]:
+            shapes.append(jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(jnp.shape(x), leaf_dtype(x)),
+                _lead(inner.init(params)),
+            ))
+            return ()
+
+        # What init returns is known only where the axis is bound.
+        jax.eval_shape(mapped(look, (specs,), P()), params)
+        out_specs = layout.specs_of_state(shapes[0])
+        return mapped(lambda p: _lead(inner.init(p)), (specs,), out_specs)(params)
+
+    def update(
+        rest: Any, grads: Any, state: Any, params: Any, arrays: Any
+    ) -> tuple[Any, Any]:
+        layout.check_gradients(grads, params)
+        layout.check_state(state)
+        specs = layout.specs_of_params("gradients", grads)
+        state_specs = layout.specs_of_state(state)
+
+        def one(grads: Any, state: Any, params: Any, arrays: Any) -> tuple[Any, Any]:
+            grads = jax.tree.map(lambda g: lax.squeeze(g, (0,)), grads)
+            updates, state = inner.update(
+                grads, _unlead(state), params, **_join(arrays, rest)
+            )
+            layout.check_updates(updates, specs)
+            state = _lead(state)
+            layout.check_new_state(state, layout.specs_of_state(state))
+            return updates, state
+
+        args = (grads, state, params, arrays)
+        in_specs = (
+            layout.specs_of_gradients(grads),
+            state_specs,
+            layout.specs_of_params("params", params),
+            jax.tree.map(lambda _: P(), arrays),
+        )
+        return mapped(one, in_specs, (specs, state_specs))(
+            *layout.reshard(args, in_specs)
+        )
+
+    # Of arrays alone: compiled once, also where the caller has no jit around it.
+    update_arrays = jax.jit(functools.partial(update, None))
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        arrays, rest = _split(extra)
+        run = update_arrays
+        if jax.tree.leaves(rest):
+            run = jax.jit(functools.partial(update, rest))
+        return run(updates, state, params, arrays)
+
+    return optax.GradientTransformationExtraArgs(init, update_fn)
+
+
+def _lead(state: Any) -> Any:
+    """Gives what belongs to one worker a leading axis of one worker."""
+    return jax.tree.map(
+        lambda x, own: lax.expand_dims(x, (0,)) if own else x,
+        state, per_worker_leaves(state),
+    )
+
+
+def _unlead(state: Any) -> Any:
+    return jax.tree.map(
+        lambda x, own: lax.squeeze(x, (0,)) if own else x,
+        state, per_worker_leaves(state),
+    )
+
+
+def _split(extra: Any) -> tuple[Any, Any]:
+    """Returns the extra arguments that are arrays, and the others; None elsewhere."""
+
+    def is_array(x: Any) -> bool:
+        return isinstance(x, jax.Array | np.ndarray | np.generic | float | int)
+
+    arrays = jax.tree.map(lambda x: x if is_array(x) else None, extra)
+    rest = jax.tree.map(lambda x: None if is_array(x) else x, extra)
+    return arrays, rest
+
+
+def _join(arrays: Any, rest: Any) -> Any:
+    if rest is None:
+        return arrays
+    return jax.tree.map(
+        lambda x, other: other if x is None else x, arrays, rest,
+        is_leaf=lambda x: x is None,
+    )

@@ -1,0 +1,171 @@
+"""Steps that are not finite are not taken, as if they had never been."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ef_optax._numerics import keep_if, varying_axes, zero_unless
+from ef_optax.workers._workers import AxisName, Workers
+
+
+class SkipNonfiniteState(NamedTuple):
+    """State of :func:`ef_optax.skip_nonfinite`.
+
+    Attributes:
+      inner: state of the optimizer after the last step that was taken.
+      consecutive: how many steps were skipped since then, int32.
+      total: how many steps were skipped so far, int32.
+    """
+
+    inner: Any
+    consecutive: jax.Array
+    total: jax.Array
+
+
+def skip_nonfinite(
+    tx: optax.GradientTransformation, axis_name: AxisName = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes a step whose update is not finite one that changes nothing.
+
+    .. math::
+      (u, s) \leftarrow \begin{cases}
+        (u', s') & \text{if all of } u' \text{ is finite},\\
+        (0, s) & \text{otherwise,}
+      \end{cases} \qquad (u', s') = \mathrm{tx}(g, s)
+
+    Put it around a whole optimizer, with the exchange in it. A non-finite gradient on
+    one worker gives all workers a NaN update, so that all of them decide alike and
+    nothing more crosses. The state of `tx` is what it was, on all workers: also
+    momenta before the exchange, counts of schedules and random keys, which moved on
+    those workers whose own gradient was finite.
+
+    :func:`optax.apply_if_finite` looks at the gradients instead, so that each worker
+    would decide for itself whether to take part in a collective.
+
+    It looks at the update alone. A transformation that makes something finite of a NaN
+    (:func:`ef_optax.accept_if_lower` refuses the step itself) is never skipped. **An
+    update that did not cross** (no exchange in `tx`, or none for some leaves, as with
+    :func:`optax.masked`) may be NaN on one worker only, which would then skip alone,
+    and differ from the others in state as it does in parameters: put this around the
+    exchange, and use :func:`ef_optax.exempt` instead of ``masked``. Where types tell
+    (``check_vma=True``) it is refused, if `axis_name` is given.
+
+    With :func:`ef_optax.accumulate` put this inside, so that `consecutive` counts the
+    steps that `tx` took; around it, what was accumulated is dropped. Never put it
+    around :class:`optax.MultiSteps`, which would be given its NaN back forever.
+
+    Args:
+      tx: a whole optimizer.
+      axis_name: the mesh axis of the workers; needed only where further manual axes of
+        the mesh split the parameters, over which the decision is then agreed by one
+        number.
+
+    Returns:
+      A :class:`optax.GradientTransformationExtraArgs` with
+      :class:`SkipNonfiniteState`. Steps that are taken are those of `tx`.
+
+    Raises:
+      TypeError: if `tx` is no transformation; at init, if it holds an
+        :class:`optax.MultiSteps`.
+      ValueError: at trace time, if the update varies over the axis, that is, has not
+        crossed.
+      NameError: at trace time, if the axis is not bound.
+
+    Examples:
+      >>> import jax.numpy as jnp, ef_optax
+      >>> tx = ef_optax.skip_nonfinite(ef_optax.signum(0.5))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for g in ([1.0, -1.0], [jnp.nan, 3.0]):
+      ...     updates, state = tx.update(jnp.array(g), state)
+      ...     print(updates, state.total)
+      [-0.5  0.5] 0
+      [0. 0.] 1
+    """
+    workers = Workers(axis_name)
+    check_transformation("skip_nonfinite", tx)
+    tx = optax.with_extra_args_support(tx)
+
+    def init_fn(params: Any) -> SkipNonfiniteState:
+        inner = tx.init(params)
+        _refuse_multi_steps(inner)
+        # Two buffers, or donation would give the same one twice.
+        return SkipNonfiniteState(
+            inner=inner,
+            consecutive=jnp.zeros([], jnp.int32),
+            total=jnp.zeros([], jnp.int32),
+        )
+
+    def update_fn(
+        updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
+    ):
+        workers.check_bound()
+        out, inner = tx.update(updates, state.inner, params, **extra)
+        finite = workers.all_finite(out)
+        _refuse_local(finite, workers)
+        return zero_unless(finite, out), SkipNonfiniteState(
+            inner=keep_if(finite, inner, _as_it_was(state.inner, inner)),
+            consecutive=jnp.where(
+                finite, 0, optax.safe_increment(state.consecutive)
+            ),
+            total=jnp.where(finite, state.total, optax.safe_increment(state.total)),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_transformation(name: str, tx: Any) -> None:
+    """Refuses what is not an optax transformation."""
+    if not isinstance(tx, optax.GradientTransformation):
+        called = getattr(tx, "__name__", None)
+        raise TypeError(
+            f"{name} needs an optax transformation; got {tx!r}."
+            + (f" Did you mean {called}(...)?" if called else "")
+        )
+
+
+def _as_it_was(before: Any, after: Any) -> Any:
+    """Returns a state before a step, except for fields that must go on nevertheless.
+
+    A state lists them as `goes_on`.
+    """
+
+    def declares(node: Any) -> bool:
+        return hasattr(type(node), "goes_on")
+
+    def choose(old: Any, new: Any) -> Any:
+        if not declares(old):
+            return old
+        return type(old)(*(
+            n if field in type(old).goes_on else _as_it_was(o, n)
+            for field, o, n in zip(old._fields, old, new, strict=True)
+        ))
+
+    return jax.tree.map(choose, before, after, is_leaf=declares)
+
+
+def _refuse_multi_steps(state: Any) -> None:
+    def is_multi_steps(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    if any(map(is_multi_steps, jax.tree.leaves(state, is_leaf=is_multi_steps))):
+        raise TypeError(
+            "skip_nonfinite around optax.MultiSteps would bring back the NaN that "
+            "MultiSteps accumulated, forever. Use ef_optax.accumulate, or put "
+            "skip_nonfinite inside."
+        )
+
+
+def _refuse_local(finite: jax.Array, workers: Workers) -> None:
+    """Refuses updates of which each worker has its own."""
+    name = workers.axis_name
+    own = {name} if isinstance(name, str) else set(name or ())
+    if own & varying_axes(finite):
+        raise ValueError(
+            f"skip_nonfinite: the update varies over axis {name!r}: it did not cross, "
+            "so each worker would decide for itself, and the replicas drift apart. Put "
+            "skip_nonfinite around the whole optimizer, exchange included."
+        )
