@@ -53,7 +53,7 @@ class Config:
                 "mpirun or srun started"})
     rounds: int = field(default=10, metadata={"help": "how often all run in turn"})
     slow_rounds: int = field(default=1, metadata={
-        "help": f"how often {', '.join(SLOW)} run"})
+        "help": f"how often {', '.join(SLOW)} runs; 0: not at all"})
     only: tuple[str, ...] = field(default=(), metadata={
         "help": "words; contenders without any of them stay away, but for flat pmean"})
     shrink: int = field(default=1, metadata={
@@ -71,8 +71,10 @@ class Config:
         "help": "RANK COUNT HOST:PORT of this process, where each is started by hand"})
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.slow_rounds, self.shrink) < 1 or self.workers < 0:
-            raise ValueError("rounds and shrink must be at least 1, workers 0 or more.")
+        if min(self.rounds, self.shrink) < 1:
+            raise ValueError("rounds and shrink must be at least 1.")
+        if min(self.workers, self.slow_rounds, self.leaves, self.rate) < 0:
+            raise ValueError("workers, slow_rounds, leaves, rate must not be negative.")
         if self.rank and (len(self.rank) != 3 or ":" not in self.rank[2]):
             got = " ".join(self.rank)
             raise ValueError(f"expected RANK COUNT HOST:PORT; got {got}.")
@@ -149,10 +151,7 @@ def _measure(config: Config, host: str) -> dict[str, dict[str, Any]]:
     # Round 0 connects and warms up; PowerSGD compresses from its third step on.
     for number in range(-2 if torch else 0, config.rounds + 1):
         for contender in contenders:
-            slow = contender.name in SLOW
-            if (slow and number > config.slow_rounds) or (
-                number < 0 and not contender.name.startswith("torch")
-            ):
+            if not _runs(config, contender.name, number):
                 continue
             contender.prepare(number + 3)
             _barrier()
@@ -177,7 +176,16 @@ def _measure(config: Config, host: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def _runs(config: Config, name: str, number: int) -> bool:
+    """Returns whether a contender takes part in a round; up to 0 they warm up."""
+    if name in SLOW:
+        return 0 < number <= config.slow_rounds
+    return number >= 0 or name.startswith("torch")
+
+
 def _wanted(config: Config, name: str) -> bool:
+    if name in SLOW and not config.slow_rounds:
+        return False
     return name == FLAT or not config.only or any(w in name for w in config.only)
 
 

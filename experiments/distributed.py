@@ -1,6 +1,8 @@
 """Training over processes, with checkpoints: stop it anywhere and start it again.
 
     python -m experiments launch -n 2 -- -m experiments distributed
+    srun -n 4 python -m experiments distributed          # the same under Slurm
+    mpirun -n 4 python -m experiments distributed        # and under Open MPI
 
 Each device of each process is a worker. Started again after whatever ended it, it goes
 on from its last checkpoint and ends with the very bits that it would have had. With

@@ -51,8 +51,6 @@ def main(argv: Sequence[str]) -> int:
     if command[0].startswith("-") or command[0].endswith(".py"):
         command = [sys.executable, *command]
     extra = {"JAX_NUM_CPU_DEVICES": str(options.devices)}
-    # A request to end is an interrupt: the processes are to end with it.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Group(command, options.n, extra) as group:
             group.echo()
@@ -63,8 +61,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("launch: interrupted; all processes were ended.", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Group:
@@ -90,6 +86,7 @@ class Group:
         }
         self.processes: list[subprocess.Popen[str]] = []
         self._echoes: list[threading.Thread] = []
+        self._before: Any = None
         try:
             for rank in range(count):
                 variables = {
@@ -108,10 +105,15 @@ class Group:
             raise
 
     def __enter__(self) -> Group:
+        # A request to end is an interrupt: the processes are to end with this one.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.end()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
     def echo(self) -> None:
         """Prints what the processes print, each line with the rank in front."""

@@ -25,6 +25,11 @@ def mean_sign(x):
     return np.abs(x).sum() / x.size * np.sign(x) if x.size else x
 
 
+def mean_sign_of_bits(x):
+    """The same in one bit a coordinate, which counts 0 as positive."""
+    return np.abs(x).sum() / x.size * np.where(x >= 0, 1, -1) if x.size else x
+
+
 def mean_sign_blocks(x, block):
     """The same with a scale for each block of the flattened layer."""
     flat = x.ravel()
@@ -207,6 +212,52 @@ class EfSgdGradientUnits:
         sent = self.compress(p)
         self.e, self.last = {n: p[n] - sent[n] for n in x}, rate
         return {n: x[n] - rate * sent[n] for n in x}
+
+
+class EfTwoWay:
+    """Zheng et al. Algorithm 2, with every worker as the server of one shard.
+
+    Layers are flattened and cut into a row for each worker, with zeros at the end; the
+    operators treat each row alone. Worker i keeps ``e[i]``, of the shapes of layers;
+    the server of row i keeps ``s[n][i]`` of layer n. Without memory both stay zero.
+    """
+
+    def __init__(self, compress, server=None, decay=1.0, memory=True):
+        self.compress, self.server = compress, server or compress
+        self.decay, self.memory = decay, memory
+        self.e = self.s = None
+
+    def __call__(self, x, gradients, rate):
+        count = len(gradients)
+        if self.e is None:
+            self.e = [{n: np.zeros_like(x[n]) for n in x} for _ in gradients]
+            self.s = {n: np.zeros_like(cut(x[n], count)) for n in x}
+        p = [{n: rate * g[n] + self.decay * e[n] for n in x}
+             for g, e in zip(gradients, self.e, strict=True)]
+        sent = [{n: by_row(self.compress, cut(pi[n], count)) for n in x} for pi in p]
+        q = {n: sum(d[n] for d in sent) / count + self.decay * self.s[n] for n in x}
+        answer = {n: by_row(self.server, q[n]) for n in x}
+        if self.memory:
+            self.e = [{n: pi[n] - joined(d[n], x[n]) for n in x}
+                      for pi, d in zip(p, sent, strict=True)]
+            self.s = {n: q[n] - answer[n] for n in x}
+        return {n: x[n] - joined(answer[n], x[n]) for n in x}
+
+
+def cut(x, rows):
+    """A flattened layer as so many rows of equal length, with zeros at the end."""
+    length = -(-x.size // rows)
+    return np.pad(x.ravel(), (0, rows * length - x.size)).reshape(rows, length)
+
+
+def joined(rows, like):
+    """What `cut` made rows of."""
+    return rows.ravel()[:like.size].reshape(like.shape)
+
+
+def by_row(operator, rows):
+    """Applies an operator to each row."""
+    return np.stack([operator(row) for row in rows])
 
 
 def run(step, x, gradient, rates, workers=1):

@@ -166,7 +166,7 @@ TRAFFIC = {
 
 def everything(mesh):
     """All measurements of one start."""
-    out = {"results": results(mesh), "replicas": replicas(mesh, "two_way")}
+    out = {"replicas": replicas(mesh, "two_way")}
     if pathlib.Path("/proc/net/dev").exists():
         out["traffic"] = {way: traffic(mesh, way, *TRAFFIC[way]) for way in TRAFFIC}
     return out

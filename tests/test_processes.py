@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from process_child import TRAFFIC, results
+from process_child import TRAFFIC, replicas, results
 from processes import ROOT, alone, group, measure
 
 import ef_optax as eo
@@ -34,20 +34,16 @@ def measured():
     return measure("everything", WORKERS)
 
 
-@pytest.fixture(scope="module")
-def virtual():
-    """The same on virtual devices of this process."""
-    return results(eo.worker_mesh(WORKERS))
-
-
-def test_four_processes_get_the_bits_of_one_process(measured, virtual):
-    assert [one["results"] for one in measured] == [virtual] * WORKERS
-
-
-def test_replicas_are_bit_identical_over_a_thousand_steps(measured):
+def test_a_thousand_steps_of_four_processes_have_the_bits_of_one_process(measured):
     # Within each process the checksums of all were compared every 250 steps.
-    assert len(measured[0]["replicas"]) == 4
-    assert all(one["replicas"] == measured[0]["replicas"] for one in measured)
+    virtual = replicas(eo.worker_mesh(WORKERS), "two_way")
+    assert len(virtual) == 4
+    assert [one["replicas"] for one in measured] == [virtual] * WORKERS
+
+
+def test_two_processes_of_two_devices_get_the_bits_of_one_process():
+    virtual = results(eo.worker_mesh(WORKERS))
+    assert measure("results", 2, devices=2) == [virtual] * 2
 
 
 @counted
@@ -66,10 +62,6 @@ def test_few_bits_cross_for_a_parameter(measured, way, bits):
     floats, rounds = TRAFFIC[way]
     sent = measured[0]["traffic"][way]["loopback"] / WORKERS
     assert 8 * sent / floats / rounds <= bits
-
-
-def test_two_processes_of_two_devices_get_the_bits_of_one_process(virtual):
-    assert measure("results", 2, devices=2) == [virtual] * 2
 
 
 # A training that is stopped, killed, and gone on with.

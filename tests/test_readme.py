@@ -35,6 +35,19 @@ def test_distributed_in_fifteen():
     np.testing.assert_allclose(params, truth, atol=0.05)
 
 
+def test_under_plain_jit():
+    names = {}
+    exec(snippets()[2], names)
+    workers = names["mesh"].size
+    rng = np.random.default_rng(0)
+    truth = jnp.array([1.0, -2.0, 3.0])
+    params, state = jnp.zeros(3), names["tx"].init(jnp.zeros(3))
+    for _ in range(200):
+        x = jnp.array(rng.standard_normal((workers, 16, 3)), jnp.float32)
+        params, state = names["step"](params, state, {"x": x, "y": x @ truth})
+    np.testing.assert_allclose(params, truth, atol=0.05)
+
+
 def test_tables_name_what_exists():
     text = README.read_text()
     for path in re.findall(r"\]\((ef_optax/[^)]*)\)", text):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ef_optax._checks import concrete
-from ef_optax._numerics import wide
+from ef_optax._numerics import cast_like, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,14 @@ class Memory:
             return left.astype(e.dtype)
 
         return jax.tree.map(rest, corrected, own, error)
+
+    def kept(self, corrected: Any, error: Any) -> Any:
+        """Returns the error as it was, where `corrected` is of updates that are 0.
+
+        A plain memory has it in `corrected`, 0 + e: then nothing need read or hold
+        the old error while the corrected update is made in its place.
+        """
+        return cast_like(corrected, error) if self.is_plain else error
 
     def applied(self, updates: Any) -> Any:
         """Returns what is applied: nothing at a learning rate of 0."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ef_optax._checks import check_static_int, describe_leaves, warn
-from ef_optax._numerics import first_axis, keep_if, without_axis
+from ef_optax._numerics import first_axis, keep_if, without_axis, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.compressors._base import size_of
 from ef_optax.exchange._base import Exchange, Exchanged, flag_of
@@ -167,26 +167,28 @@ def two_way(
         flags = jnp.broadcast_to(flag_of(finite, jnp.uint8), (size,))
         received, flags = axis.all_to_all((message, flags))
 
-        # From here on as the server of one shard.
+        # From here on as the server of one shard. Every worker has all flags, so all
+        # decide alike.
+        finite = jnp.all(flags == 0)
         total = of_workers.decode_sum(received, shared)
         shard = jax.tree.map(lambda x: x / size, total)
         server = served_by(of_workers, memory is not None)
         if memory is not None:
             # The axis in front: see error_feedback.
             old = first_axis(state.error)
-            shard = memory.corrected(first_axis(shard), old)
+            shard = memory.corrected(first_axis(zero_unless(finite, shard)), old)
         to_send = shard if memory is None else without_axis(shard)
         answer, shared, server_state = server.encode(to_send, state.compressor, axis)
+        error = state.error
+        if memory is not None:
+            sent = first_axis(server.decode(answer, shared))
+            error = without_axis(keep_if(
+                finite, memory.residual(shard, sent, old), memory.kept(shard, old)
+            ))
 
         # The flags cross again, so that what all know is also typed the same for all.
         answers, flags = axis.all_gather((answer, jnp.max(flags)))
         finite = jnp.all(flags == 0)
-        error = state.error
-        if memory is not None:
-            sent = first_axis(server.decode(answer, shared))
-            error = without_axis(
-                keep_if(finite, memory.residual(shard, sent, old), old)
-            )
         mean = jax.vmap(lambda m: server.decode(m, shared), axis_size=size)(answers)
         return Exchanged(
             own=from_rows(own, updates),

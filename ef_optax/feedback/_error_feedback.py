@@ -177,11 +177,7 @@ def error_feedback(
         out = crossing.apply(
             p, finite, state.compressor, state.exchange, params, extra, memory
         )
-        kept = state.error
-        if memory.is_plain:
-            # Where the input is not finite p is 0 + e: the error again, but without
-            # reading it a second time or holding it while p is made in its place.
-            kept = cast_like(p, state.error)
+        kept = memory.kept(p, state.error)
         error = memory.residual(p, out.own, state.error)
         return memory.applied(out.mean), keep_if(finite, error, kept), out
 
