@@ -201,7 +201,7 @@ def test_a_tree_of_no_numbers_passes():
 def test_one_worker_without_an_axis_votes_by_the_same_rules():
     g = jnp.array([-2.0, -1, 0, 1, 2])
     for (zero, tie), (threshold, quorum) in itertools.product(
-        RULES[::4], [(0.0, 0), (1.5, 0.5)]
+        zip(ZEROS, TIES, strict=True), [(0.0, 0), (1.5, 0.5)]
     ):
         psum, packed = (
             eo.majority_vote(None, wire=wire, zero=zero, tie=tie, key=5,
