@@ -43,6 +43,10 @@ OURS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "EF scaled_sign two_way": lambda: _feedback(
         ef_optax.scaled_sign(), exchange=ef_optax.two_way()
     ),
+    "sign gather": lambda: ef_optax.compress(ef_optax.sign(), axis_name=AXIS),
+    "stochastic_sign gather": lambda: ef_optax.compress(
+        ef_optax.stochastic_sign(), axis_name=AXIS
+    ),
     "EF top_k 1% gather": lambda: _feedback(ef_optax.top_k(fraction=0.01)),
     "EF random_k 1% all_reduce": lambda: _feedback(ef_optax.random_k(fraction=0.01)),
     "EF k_pca 2 gather": lambda: _feedback(ef_optax.k_pca(2)),

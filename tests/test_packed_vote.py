@@ -18,8 +18,9 @@ AXIS = "workers"
 PAIR = ("hosts", "devices")
 ZEROS, TIES = ("abstain", "positive", "random"), ("zero", "positive", "random")
 # Zero and tie; threshold and quorum, which decide the bits where they are no tracers.
-GRID = list(itertools.product(itertools.product(ZEROS, TIES), [(0.0, 0), (0.0, 2.5)]))
-GRID += [((zero, tie), (1.5, 0)) for zero, tie in zip(ZEROS, TIES, strict=True)]
+GRID = [(rule, (0.0, 0)) for rule in itertools.product(ZEROS, TIES)]
+GRID += [(("abstain", "zero"), (1.5, 0)), (("positive", "zero"), (1.5, 2.5)),
+         (("positive", "positive"), (0.0, 2.5)), (("positive", "random"), (0.0, 1))]
 QUORUMS = [0, 0.5, 1, 2, 2.5, 3, 1e9]
 equal = chex.assert_trees_all_equal
 
@@ -71,13 +72,14 @@ def test_every_rule_gives_what_psum_gives_for_all_that_three_workers_may_vote():
 
 
 # From nine workers on the planes are counted in a loop.
-@pytest.mark.parametrize("workers", [1, 2, 4, 5, 8, 20])
+@pytest.mark.parametrize("workers", [
+    2, 5, 8, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4, 7))])
 def test_traced_thresholds_and_quorums_give_what_psum_gives(workers):
     limits = list(itertools.product([0, 1, 1.5], [*QUORUMS, workers, workers + 1]))
 
     def step(g, threshold, quorum):
         rules = [
-            (("abstain", "zero"), (0.0, 0)), (("positive", "positive"), (0.0, 0)),
+            (("positive", "positive"), (0.0, 0)),
             (("abstain", "random"), (threshold, quorum)),
             (("positive", "positive"), (0.0, quorum)),
         ]
@@ -87,7 +89,7 @@ def test_traced_thresholds_and_quorums_give_what_psum_gives(workers):
     found = jax.jit(jax.vmap(run, in_axes=(None, 0, 0)))(
         columns(workers), *(np.array(x, np.float32) for x in zip(*limits, strict=True)))
     for i, limit in enumerate(limits):
-        assert_wires_agree([limit] * 4, jax.tree.map(lambda x, i=i: x[i], found))
+        assert_wires_agree([limit] * 3, jax.tree.map(lambda x, i=i: x[i], found))
 
 
 MANY = [
@@ -119,8 +121,7 @@ def test_many_workers_up_to_unanimity():
 def odd_tree(workers, seed=0):
     """Leaves of sizes that no byte and no number of workers divides, many dtypes."""
     rng = np.random.default_rng(seed)
-    shapes = {"half": (5, 3), "float16": (7,), "scalar": (), "empty": (0, 3),
-              "long": (61,)}
+    shapes = {"half": (5, 3), "float16": (), "empty": (0, 3), "long": (61,)}
     dtypes = {"half": jnp.bfloat16, "float16": jnp.float16}
     return {name: jnp.asarray(rng.integers(-2, 3, (workers, *shape)),
                               dtypes.get(name, jnp.float32))
@@ -157,12 +158,12 @@ def mapped(step, mode, workers):
                                  check_vma=True))
 
 
-TREE_RULES = [(("abstain", "random"), (0.0, 0)), (("positive", "positive"), (0.0, 0))]
+TREE_RULES = [(("abstain", "random"), (0.0, 0))]
 
 
 @pytest.mark.parametrize(("mode", "workers"), [
-    ("vmap", 3), ("pmap", 3), ("shard_map", 3), ("shard_map", 8), ("pair, vmap", 4),
-    ("pair, shard_map", 4)])
+    ("pmap", 3), ("shard_map", 8), ("pair, shard_map", 4),
+    pytest.param("pair, vmap", 4, marks=pytest.mark.slow)])
 def test_trees_of_odd_sizes_and_many_dtypes_in_every_mode(mode, workers):
     grads = odd_tree(workers)
 
@@ -192,29 +193,24 @@ def test_a_loop_over_the_planes_is_typed_where_types_tell_workers_apart():
 
 def test_a_tree_of_no_numbers_passes():
     vote = eo.majority_vote(AXIS, wire="packed")
-    for tree in ({}, {"none": None}, {"empty": jnp.zeros((2, 0))}):
-        out = jax.vmap(lambda g: vote.update(g, vote.init(g))[0], axis_name=AXIS,
-                       axis_size=2)(tree)
-        equal(out, tree)
+    step = jax.jit(jax.vmap(lambda g: vote.update(g, vote.init(g))[0], axis_name=AXIS,
+                            axis_size=2))
+    for tree in ({"none": None}, {"empty": jnp.zeros((2, 0))}):
+        equal(step(tree), tree)
 
 
 def test_one_worker_without_an_axis_votes_by_the_same_rules():
-    g = jnp.array([-2.0, -1, 0, 1, 2])
-    for (zero, tie), (threshold, quorum) in itertools.product(
-        zip(ZEROS, TIES, strict=True), [(0.0, 0), (1.5, 0.5)]
-    ):
-        psum, packed = (
-            eo.majority_vote(None, wire=wire, zero=zero, tie=tie, key=5,
-                             threshold=threshold, quorum=quorum)
-            for wire in ("psum", "packed"))
-        equal(packed.update(g, packed.init(g)), psum.update(g, psum.init(g)))
+    rules = [*GRID[::4], (("abstain", "positive"), (1.5, 0.5))]
+    found = jax.jit(lambda g: votes_both_ways(None, rules, g, 1))(
+        jnp.array([-2.0, -1, 0, 1, 2]))
+    assert_wires_agree(rules, jax.tree.map(lambda x: x[None], found))
 
 
 # what is random, and what is not finite
 
 
-@pytest.mark.parametrize(("mode", "workers"), [("vmap", 4), ("shard_map", 4)])
-def test_steps_draw_as_psum_draws_and_a_non_finite_one_leaves_no_trace(mode, workers):
+def test_steps_draw_as_psum_draws_and_a_non_finite_one_leaves_no_trace():
+    workers = 4
     rng = np.random.default_rng(0)
     good = {"a": rng.integers(-1, 2, (workers, 3, 30)).astype(np.float32),
             "b": rng.integers(-1, 2, (workers, 3)).astype(np.float32)}
@@ -233,7 +229,7 @@ def test_steps_draw_as_psum_draws_and_a_non_finite_one_leaves_no_trace(mode, wor
                 lambda state, g, tx=tx: tx.update(g, state)[::-1], first, grads))
         return out
 
-    run = mapped(steps, mode, workers)
+    run = mapped(steps, "shard_map", workers)
     (_, psum), (state, packed) = run(good)
     assert_wires_agree(["good"], [(psum, packed)])
     np.testing.assert_array_equal(state.count, 3)
@@ -274,7 +270,7 @@ def test_random_ties_are_fair_and_new_for_every_leaf():
 # what crosses
 
 
-SHAPES = [(3, 5), (7,), (), (0, 2), (300,)]
+SHAPES = [(3, 5), (), (0, 2), (300,)]
 PROMISES = [
     # rule, workers, bits a coordinate there, and back
     (dict(), 4, 2, 2),
@@ -283,7 +279,6 @@ PROMISES = [
     (dict(zero="positive"), 3, 1, 1),  # no tie is possible
     (dict(zero="positive", threshold=0.5), 3, 2, 2),
     (dict(zero="positive", tie="positive"), 4, 1, 1),
-    (dict(zero="random", tie="random"), 8, 1, 1),
     (dict(zero="positive", tie="positive", quorum=1), 4, 1, 2),
     (dict(zero="positive", tie="positive", threshold=0.5), 3, 2, 1),
 ]
@@ -292,7 +287,8 @@ PROMISES = [
 def report_of(tx, workers, shapes):
     """Reads the compiled update of float32 leaves of these shapes."""
     def update(g):
-        return tx.update(g, tx.init(g), g)[0]
+        params = [jnp.zeros(s) for s in shapes]
+        return tx.update(g, tx.init(params), params)[0]
 
     mesh = jax.make_mesh((workers,), (AXIS,), devices=jax.devices()[:workers],
                          axis_types=(AxisType.Auto,))
@@ -319,7 +315,7 @@ def assert_crosses(report, workers, shapes, there, back):
 def test_two_collectives_of_one_or_two_bits_as_documented(rule, workers, there, back):
     key = 0 if "random" in rule.values() else None
     tx = eo.majority_vote(AXIS, wire="packed", key=key, **rule)
-    shapes = SHAPES * 5 if rule == {} else SHAPES
+    shapes = SHAPES * 4 if rule == {} else SHAPES
     assert_crosses(report_of(tx, workers, shapes), workers, shapes, there, back)
 
 
@@ -339,12 +335,13 @@ def test_an_injected_threshold_or_quorum_takes_the_second_bit():
 # optimizers
 
 
-@pytest.mark.parametrize("make", [eo.sign_sgd, eo.signum])
+@pytest.mark.parametrize("make", [
+    pytest.param(eo.sign_sgd, marks=pytest.mark.slow), eo.signum])
 def test_optimizers_step_the_same_by_either_wire_and_send_bits(make):
     shapes, workers = [(5, 3), (17,), ()], 4
     rng = np.random.default_rng(0)
     grads = [rng.integers(-2, 3, (workers, 3, *s)).astype(np.float32) for s in shapes]
-    rule = dict(zero="positive", tie="random", key=1, weight_decay=0.25)
+    rule = dict(zero="positive", tie="positive", weight_decay=0.25)
     by_psum, packed = (make(0.5, axis_name=AXIS, wire=wire, **rule)
                        for wire in ("psum", "packed"))
 

@@ -47,6 +47,8 @@ CASES = {
     "two_way": ef(eo.scaled_sign(), exchange=eo.two_way()),
     "two_way_other_server": ef(eo.identity(), exchange=eo.two_way(eo.top_k(k=1))),
     "vote": eo.majority_vote,
+    "packed_vote": lambda axis: eo.majority_vote(
+        axis, wire="packed", zero="random", key=5),
     "momentum_and_vote": lambda axis: optax.chain(
         eo.local(optax.trace(0.5), axis), eo.majority_vote(axis),
         optax.trace(0.5), optax.scale_by_learning_rate(lambda count: 0.5)),
@@ -121,8 +123,8 @@ def check(make, shape=(2, 2), names=(AXIS, "model"), axis=AXIS, specs=SPECS,
 SHAPES = {"2x2": (2, 2), "4x2": (4, 2), "2x4": (2, 4)}
 QUICK = [
     ("scaled_sign", "4x2"), ("top_k", "2x2"), ("random_k", "2x2"), ("two_way", "2x2"),
-    ("two_way_other_server", "4x2"), ("vote", "4x2"), ("momentum_and_vote", "4x2"),
-    ("exempt", "2x2"),
+    ("two_way_other_server", "4x2"), ("vote", "4x2"), ("packed_vote", "2x2"),
+    ("momentum_and_vote", "4x2"), ("exempt", "2x2"),
 ]
 
 

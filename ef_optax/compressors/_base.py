@@ -60,13 +60,15 @@ class Compressor(optax.GradientTransformationExtraArgs):
       encode: ``(updates, state, workers) -> (message, shared, state)``. The message
         is a pytree of arrays in exactly the dtypes and shapes that cross the network;
         `shared` is what decoding needs and every worker has anyway (a
-        :class:`Template`, indices from a shared key), and never crosses.
+        :class:`Template`, indices from a shared key), and never crosses. Between
+        workers an update that is not finite gets here too, and what comes of it is
+        thrown away; it must come to an end.
       decode: ``(message, shared) -> updates``, linear in the message if `additive`.
       init: ``params -> state``; the state is the same on all workers. None: no state.
       roundtrip: ``(updates, state) -> (updates, state)``, decode after encode for one
         worker in one go, to the same bits. None: made from the two.
       additive: whether messages may be summed before decoding.
-      splittable: whether the tree may be encoded in shards.
+      splittable: whether flat rows of leaves may be encoded alone.
       contraction: ``params -> float``: the :math:`\delta` of
         :math:`\|C(x)-x\|^2 \le (1-\delta)\|x\|^2`, as proven for these shapes.
       variance: ``params -> float``: the :math:`\omega` of

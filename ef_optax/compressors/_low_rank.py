@@ -71,6 +71,8 @@ def k_pca(rank: int) -> Compressor:
         if raw(x.shape):
             return (x,), ()
         matrix = x.astype(wide(x.dtype)).reshape(_as_matrix(x.shape))
+        # LAPACK never returns from an infinity; what comes of it is not used.
+        matrix = jnp.where(jnp.isfinite(matrix), matrix, 0)
         u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
         left, right = u[:, :rank] * s[:rank], vt[:rank]
         return ((left, right) if factored(x.shape) else (left @ right,)), ()
@@ -98,6 +100,7 @@ def k_pca(rank: int) -> Compressor:
     return leafwise(
         f"k_pca(rank={rank})",
         encode_leaf, decode_leaf, sum_leaf=sum_leaf, contraction=contraction,
+        splittable=False,
     )
 
 

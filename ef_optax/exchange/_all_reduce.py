@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax.compressors import Compressor
-from ef_optax.exchange._base import Exchange, Exchanged, flag_of, sum_over
+from ef_optax.exchange._base import Exchange, Exchanged, flag_of
 from ef_optax.exchange._memory import Memory
 from ef_optax.workers import Workers
 
@@ -53,7 +53,7 @@ def all_reduce() -> Exchange:
         message, shared, new_state = compressor.encode(
             updates, compressor_state, workers
         )
-        total, flags = sum_over(workers, message, flag_of(finite, jnp.int8))
+        total, flags = _sum_over(workers, message, flag_of(finite, jnp.int8))
         size = workers.size
         if compressor.after_exchange is not None:
             mean_message = jax.tree.map(lambda m: m / size, total)
@@ -69,3 +69,11 @@ def all_reduce() -> Exchange:
     return Exchange(
         "all_reduce()", lambda *_: optax.EmptyState(), apply, check
     )
+
+
+def _sum_over(workers: Workers, message: Any, flag: jax.Array) -> tuple[Any, jax.Array]:
+    """Sums a message and its flag over the workers, in one buffer per dtype."""
+    leaves = jax.tree.leaves(message)
+    # In the dtype of a leaf, so that the flag rides in that leaf's buffer.
+    dtype = leaves[0].dtype if leaves else jnp.int8
+    return workers.sum((message, flag.astype(dtype)))

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from ef_optax.compressors import Compressor
-from ef_optax.workers import Workers
 
 
 class Exchanged(NamedTuple):
@@ -67,11 +66,3 @@ def check_exchange(exchange: Any, compressor: Compressor) -> None:
             + (" Did you forget to call it?" if callable(exchange) else "")
         )
     exchange.check(compressor)
-
-
-def sum_over(workers: Workers, message: Any, flag: jax.Array) -> tuple[Any, jax.Array]:
-    """Sums a message and its flag over the workers, in one buffer per dtype."""
-    leaves = jax.tree.leaves(message)
-    # In the dtype of a leaf, so that the flag rides in that leaf's buffer.
-    dtype = leaves[0].dtype if leaves else jnp.int8
-    return workers.sum((message, flag.astype(dtype)))

@@ -67,7 +67,10 @@ class Memory:
         return cast_like(corrected, error) if self.is_plain else error
 
     def applied(self, updates: Any) -> Any:
-        """Returns what is applied: nothing at a learning rate of 0."""
+        """Returns what is applied: nothing at a learning rate of 0, but for a NaN."""
         if self.rate is None:
             return updates
-        return jax.tree.map(lambda x: jnp.where(self.rate == 0, 0, x), updates)
+        off = jnp.asarray(self.rate) == 0
+        return jax.tree.map(
+            lambda x: jnp.where(off & ~jnp.isnan(x), 0, x), updates
+        )

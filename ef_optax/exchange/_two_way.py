@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ef_optax._checks import check_static_int, describe_leaves, warn
+from ef_optax._checks import check_static_int, describe_leaves, leaf_dtype, warn
+from ef_optax._keys import KeyState
 from ef_optax._numerics import first_axis, keep_if, without_axis, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.compressors._base import size_of
@@ -16,6 +17,9 @@ from ef_optax.exchange._base import Exchange, Exchanged, flag_of
 from ef_optax.exchange._memory import Memory
 from ef_optax.exchange._rows import from_rows, paddings, row_length, to_rows
 from ef_optax.workers import Workers, per_worker
+
+# Folded into the keys of the server.
+_SERVER = 0x7FFFFFFF
 
 
 @per_worker("error", padding="padding")
@@ -26,8 +30,7 @@ class TwoWayState(NamedTuple):
       error: of every leaf the shard that this worker serves, a vector, what was not
         answered yet; None if nothing is kept.
       compressor: state of the server's compressor, the same on all workers.
-      padding: of every leaf of `error` by how many numbers all shards exceed it,
-        int32.
+      padding: of every leaf by how many numbers all shards exceed it, int32.
     """
 
     error: Any
@@ -52,8 +55,11 @@ def two_way(
 
     Each leaf is flattened and cut into :math:`M` rows of equal length (with zeros at
     the end of the last), and each row is compressed alone: a scale is that of a row,
-    and `k` counts the entries of a row. Under :func:`ef_optax.error_feedback` both
-    lossy steps have a memory; under :func:`ef_optax.compress` neither has.
+    and `k` counts the entries of a row. The server draws random numbers of its own; a
+    mask that all share, :func:`ef_optax.random_k`, is better by
+    :func:`ef_optax.all_reduce`, which has one mask for both ways. Under
+    :func:`ef_optax.error_feedback` both lossy steps have a memory; under
+    :func:`ef_optax.compress` neither has.
 
     Args:
       compressor: the server's :math:`C'`; None takes that of the workers.
@@ -116,8 +122,8 @@ def two_way(
             return axis.size
         if workers is None:
             raise ValueError(
-                "two_way() keeps the error of the shard that each worker serves, whose "
-                "length depends on the number of workers: call init where axis "
+                "two_way() cuts leaves into one shard for each worker, so its state "
+                "depends on their number: call init where axis "
                 f"{axis.axis_name!r} is bound (ef_optax.over_workers does), or give "
                 "two_way(workers=...)."
             )
@@ -132,15 +138,13 @@ def two_way(
                 "the server's error may grow without bound."
             )
         rows = jax.tree.map(
-            lambda x: jnp.zeros((row_length(size_of(x), size),), x.dtype),
+            lambda x: jnp.zeros((row_length(size_of(x), size),), leaf_dtype(x)),
             params if error is None else error,
         )
         return TwoWayState(
             error=None if error is None else axis.varying(rows),
-            compressor=server.init(rows),
-            padding=jnp.array(np.array(
-                [] if error is None else paddings(params, size), np.int32
-            )),
+            compressor=_own_keys(server.init(rows)),
+            padding=jnp.array(np.array(paddings(params, size), np.int32)),
         )
 
     def apply(
@@ -177,11 +181,15 @@ def two_way(
             # The axis in front: see error_feedback.
             old = first_axis(state.error)
             shard = memory.corrected(first_axis(zero_unless(finite, shard)), old)
+            # An infinity, once in the error, would never leave it.
+            shard = jax.tree.map(_within, shard)
         to_send = shard if memory is None else without_axis(shard)
-        answer, shared, server_state = server.encode(to_send, state.compressor, axis)
+        answer, answer_shared, server_state = server.encode(
+            to_send, state.compressor, axis
+        )
         error = state.error
         if memory is not None:
-            sent = first_axis(server.decode(answer, shared))
+            sent = first_axis(server.decode(answer, answer_shared))
             error = without_axis(keep_if(
                 finite, memory.residual(shard, sent, old), memory.kept(shard, old)
             ))
@@ -189,7 +197,9 @@ def two_way(
         # The flags cross again, so that what all know is also typed the same for all.
         answers, flags = axis.all_gather((answer, jnp.max(flags)))
         finite = jnp.all(flags == 0)
-        mean = jax.vmap(lambda m: server.decode(m, shared), axis_size=size)(answers)
+        mean = jax.vmap(
+            lambda m: server.decode(m, answer_shared), axis_size=size
+        )(answers)
         return Exchanged(
             own=from_rows(own, updates),
             mean=from_rows(mean, updates),
@@ -201,6 +211,24 @@ def two_way(
         )
 
     return Exchange(name, init, apply, check)
+
+
+def _within(x: jax.Array) -> jax.Array:
+    """Returns x, where it overflowed the largest number of its sign."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)
+
+
+def _own_keys(state: Any) -> Any:
+    """Returns the server's state with other keys than the workers'."""
+    # They may have been given the same one; what they drew must not come twice.
+
+    def fold(node: Any) -> Any:
+        if not isinstance(node, KeyState):
+            return node
+        return node._replace(key=jax.random.fold_in(node.key, _SERVER))
+
+    return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, KeyState))
 
 
 class _Row(Workers):

@@ -71,7 +71,8 @@ class Crossing:
         """Returns own and mean, NaN and with the states as they were if not finite.
 
         Args:
-          updates: what to compress, with 0 in the place of an input that is not finite.
+          updates: what to compress; with one worker, 0 in the place of an input that
+            is not finite.
           finite: whether this worker's input is finite.
           tx_state: state of the compressor.
           state: state of the exchange.

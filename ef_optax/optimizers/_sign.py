@@ -9,6 +9,7 @@ import optax
 
 from ef_optax._checks import check_choice, check_interval, check_rate
 from ef_optax.compressors import scaled_sign, stochastic_sign
+from ef_optax.exchange import Exchange
 from ef_optax.feedback import compress
 from ef_optax.optimizers._parts import decay_weights, update_noise, warm_up
 from ef_optax.vote import Vote, majority_vote
@@ -227,6 +228,7 @@ def scaled_sign_sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     axis_name: AxisName = None,
+    exchange: Exchange | None = None,
     per: Literal["leaf", "tree"] | int = "leaf",
     zero: Literal["zero", "positive", "random"] | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None,
@@ -242,6 +244,7 @@ def scaled_sign_sgd(
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
       axis_name: the mesh axis of the workers; None for one worker.
+      exchange: how messages cross, see :func:`ef_optax.compress`.
       per: what shares a scale, see :func:`ef_optax.scaled_sign`.
       zero: what the sign of 0 is, see :func:`ef_optax.scaled_sign`.
       weight_decay: coupled: added to the gradient before the sign, as in the paper's
@@ -269,7 +272,9 @@ def scaled_sign_sgd(
     check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
-        compress(scaled_sign(per, zero, key=key), axis_name=axis_name),
+        compress(
+            scaled_sign(per, zero, key=key), axis_name=axis_name, exchange=exchange
+        ),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -279,6 +284,7 @@ def stochastic_sign_sgd(
     *,
     key: Any,
     axis_name: AxisName = None,
+    exchange: Exchange | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -292,6 +298,7 @@ def stochastic_sign_sgd(
       learning_rate: :math:`\gamma`, a number or a schedule.
       key: an int or a JAX key, the same on all workers.
       axis_name: the mesh axis of the workers; None for one worker.
+      exchange: how messages cross, see :func:`ef_optax.compress`.
       weight_decay: coupled: added to the gradient before the sign; None for none.
       mask: which leaves decay, as for :func:`optax.add_decayed_weights`.
 
@@ -315,6 +322,6 @@ def stochastic_sign_sgd(
     check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
-        compress(stochastic_sign(key), axis_name=axis_name),
+        compress(stochastic_sign(key), axis_name=axis_name, exchange=exchange),
         optax.scale_by_learning_rate(learning_rate),
     )

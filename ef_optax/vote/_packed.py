@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ef_optax._checks import concrete
+from ef_optax._numerics import varying_axes
 from ef_optax._packing import pack_bits, packed_size, unpack_bits
 from ef_optax.exchange import flag_of
 from ef_optax.vote._tally import at_least, count
@@ -51,15 +52,44 @@ def packed_vote(
       workers: who votes.
     """
     size = workers.size
-    shapes = [v.shape for v in votes]
-    positive = _pack([v > 0 for v in votes], size)
-    up = (positive, _pack([v != 0 for v in votes], size)) if rule.may_abstain else (
-        positive,
-    )
+    # A buffer for each set of other mesh axes that split leaves: in one, all of them
+    # would be typed as split.
+    kinds: dict[frozenset[str], list[int]] = {}
+    for i, vote in enumerate(votes):
+        kinds.setdefault(varying_axes(vote), []).append(i)
+    up = [_planes([votes[i] for i in kind], rule, size) for kind in kinds.values()]
     flags = jnp.broadcast_to(flag_of(finite, jnp.uint8), (size,))
     received, flags = workers.all_to_all((up, flags))
 
     # From here on as the one who counts a shard: the same bytes of all workers.
+    down = [
+        _counted(planes, kind, rule, workers)
+        for planes, kind in zip(received, kinds.values(), strict=True)
+    ]
+    # The flags cross again, so that what all know is also typed the same for all.
+    down, flags = workers.all_gather((down, jnp.max(flags)))
+    results: list[Any] = [None] * len(votes)
+    for planes, kind in zip(down, kinds.values(), strict=True):
+        leaves = [_unpack(p, [votes[i].shape for i in kind]) for p in planes]
+        for i, positive, *moved in zip(kind, *leaves, strict=True):
+            result = jnp.where(positive, 1, -1).astype(jnp.int8)
+            results[i] = jnp.where(moved[0], result, 0) if moved else result
+    return results, jnp.all(flags == 0)
+
+
+def _planes(votes: list[jax.Array], rule: Rule, size: int) -> tuple[jax.Array, ...]:
+    """Returns the bits of votes, and where nobody abstains if somebody may."""
+    positive = _pack([v > 0 for v in votes], size)
+    if not rule.may_abstain:
+        return (positive,)
+    return positive, _pack([v != 0 for v in votes], size)
+
+
+def _counted(
+    received: tuple[jax.Array, ...], kind: list[int], rule: Rule, workers: Workers
+) -> tuple[jax.Array, ...]:
+    """Returns the bits of the result of one shard, and of where it is not 0."""
+    size = workers.size
     if rule.may_abstain:
         # Yes and not-no, both counted: one for an abstention, so that the count of
         # 2M planes is the sum of the votes plus M.
@@ -84,21 +114,11 @@ def packed_vote(
     if rule.tie == "positive":
         yes = yes | tied
     elif rule.tie == "random":
-        fair = _pack([rule.fair(i) for i in range(len(votes))], size)
+        fair = _pack([rule.fair(i) for i in kind], size)
         mine = lax.dynamic_index_in_dim(fair, workers.index, keepdims=False)
         yes, no = yes | (tied & mine), no | (tied & ~mine)
 
-    down = (yes, yes | no) if rule.may_be_zero(size) else (yes,)
-    # The flags cross again, so that what all know is also typed the same for all.
-    down, flags = workers.all_gather((down, jnp.max(flags)))
-    bits = [_unpack(plane, shapes) for plane in down]
-    result = [jnp.where(b, 1, -1).astype(jnp.int8) for b in bits[0]]
-    if len(bits) > 1:
-        result = [
-            jnp.where(b, r, jnp.zeros_like(r))
-            for r, b in zip(result, bits[1], strict=True)
-        ]
-    return result, jnp.all(flags == 0)
+    return (yes, yes | no) if rule.may_be_zero(size) else (yes,)
 
 
 def _pack(leaves: list[jax.Array], size: int) -> jax.Array:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import NamedTuple
+
+import numpy as np
 
 from ef_optax.wire._hlo import Instruction, Program, arrays, called, parse
 
@@ -29,6 +32,7 @@ class Collective:
       dtype: of what is put in; several are joined by +.
       conditional: whether it is in a branch that may not be taken.
       source: where the program has it from, such as ``jit(step)/.../psum``.
+      groups: which devices exchange with each other; empty if all do.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Collective:
     dtype: str = ""
     conditional: bool = False
     source: str = ""
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sent(self) -> float:
@@ -194,8 +199,26 @@ def _collective(
     source = re.search(r'op_name="([^"]*)"', line.attributes)
     return Collective(
         kind, size, workers, times, "+".join(sorted({d for d, _ in put_in})),
-        conditional, source[1] if source else "",
+        conditional, source[1] if source else "", _groups(line),
     )
+
+
+def _groups(line: Instruction) -> tuple[tuple[int, ...], ...]:
+    """Returns the groups of devices, in order; nothing where none are listed."""
+    iota = re.search(
+        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line.attributes
+    )
+    if iota:
+        shape, dims, order = (
+            tuple(int(n) for n in part.split(",")) if part else None
+            for part in iota.groups()
+        )
+        assert dims is not None
+        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order)
+        return tuple(sorted(tuple(g) for g in devices.reshape(shape).tolist()))
+    listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line.attributes)
+    found = re.findall(r"\{([\d,]+)\}", listed[1]) if listed else []
+    return tuple(sorted(tuple(int(n) for n in g.split(",")) for g in found))
 
 
 def _group_size(program: Program, line: Instruction, kind: str) -> int:

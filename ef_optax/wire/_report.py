@@ -146,9 +146,10 @@ def report_of(
     traffic: Traffic, devices: int, parameters: int | None = None
 ) -> WireReport:
     """Returns the report of what a program on so many devices sends."""
-    groups = {c.workers for c in traffic.collectives if c.workers > 1}
-    # On a mesh of workers and shards of the model, the groups tell who workers are.
-    workers = groups.pop() if len(groups) == 1 else devices
+    groups = {(c.workers, c.groups) for c in traffic.collectives if c.workers > 1}
+    # On a mesh of workers and shards of the model, the groups tell who workers are,
+    # unless an exchange goes axis by axis.
+    workers = groups.pop()[0] if len(groups) == 1 else devices
     return WireReport(
         traffic.collectives, traffic.least, traffic.most, workers, parameters
     )

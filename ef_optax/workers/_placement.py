@@ -174,7 +174,9 @@ def _split(extra: Any) -> tuple[Any, Any]:
     """Returns the extra arguments that are arrays, and the others; None elsewhere."""
 
     def is_array(x: Any) -> bool:
-        return isinstance(x, jax.Array | np.ndarray | np.generic | float | int)
+        return not isinstance(x, bool) and isinstance(
+            x, jax.Array | np.ndarray | np.generic | float | int
+        )
 
     arrays = jax.tree.map(lambda x: x if is_array(x) else None, extra)
     rest = jax.tree.map(lambda x: None if is_array(x) else x, extra)

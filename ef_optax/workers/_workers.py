@@ -138,7 +138,7 @@ class Workers:
         return _fused_bytes(self._exchange_rows, self.varying(tree), lead=1)
 
     def _exchange_rows(self, rows: jax.Array) -> jax.Array:
-        if len(self._axes) == 1 or self._typed_axes():
+        if len(self._axes) == 1 or self._typed_axes() == set(self._axes):
             return lax.all_to_all(rows, self._axes, 0, 0, tiled=True)
         # vmap exchanges over one axis at a time only.
         sizes = [lax.axis_size(name) for name in self._axes]
