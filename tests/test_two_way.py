@@ -123,10 +123,10 @@ METHODS = {
     "exact, top_k answer": ((eo.identity(), eo.top_k(k=1)), (same, top(1))),
 }
 ORACLES = [
-    *((name, 3, 1.0) for name in METHODS if name != "scaled_sign with zeros"),
+    *((name, 3, 1.0) for name in ("scaled_sign", "top_k", "signs of k")),
     ("scaled_sign", 8, 0.75),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ("scaled_sign with zeros", 3, 1.0), ("scaled_sign", 2, 1.0),
+        ("scaled_sign with zeros", 3, 1.0), ("exact, top_k answer", 2, 1.0),
         ("top_k", 5, 0.5), ("signs of k", 4, 0.5)))]
 
 
@@ -210,12 +210,13 @@ def assert_conserved(grads, trace, decay):
         owed = mean_owed(errors[n], shards[n], g.shape[2:])
         before = np.concatenate([np.zeros_like(owed[:1]), owed[:-1]])
         left = np.float64(g).mean(0) + decay * before
-        # Rounding is that of the largest numbers in a row, which make its scale.
+        # Rounding is that of the largest numbers in a row, which make its scale; what
+        # is below the smallest normal number counts as 0.
         largest = max(np.max(np.abs(x), initial=0) for x in (
             np.float64(g), errors[n], shards[n], updates[n]))
         np.testing.assert_allclose(
             np.float64(updates[n][0]) + owed, left, rtol=0,
-            atol=40 * 2.0**-24 * largest, err_msg=n)
+            atol=40 * (2.0**-24 * largest + 2.0**-126), err_msg=n)
 
 
 @functools.cache
@@ -248,7 +249,7 @@ NUMBERS = st.one_of(
     st.builds(lambda m, e: m * 10.0**e, st.floats(-1, 1), st.integers(-38, 30)))
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 @hypothesis.given(st.lists(NUMBERS, min_size=1, max_size=3 * 2 * 8),
                   st.sampled_from([1.0, 0.5]))
 def test_whatever_comes_in_is_applied_or_kept(numbers, decay):
