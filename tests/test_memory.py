@@ -42,12 +42,13 @@ def temporary_bytes_per_parameter(tx, workers):
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_temporaries_are_messages_and_at_most_one_shard(workers):
+def test_temporaries_are_little_more_than_messages(workers):
     vote = eo.majority_vote("workers", wire="packed", zero="positive", tie="positive")
     assert temporary_bytes_per_parameter(vote, workers) <= 0.5
     ef = functools.partial(
         eo.error_feedback, eo.scaled_sign(), axis_name="workers")
     two_way = ef(exchange=eo.two_way())
-    assert temporary_bytes_per_parameter(two_way, workers) <= 0.5 + 4 / workers
+    # Not even a shard in float32: the server's error is corrected in place.
+    assert temporary_bytes_per_parameter(two_way, workers) <= 1
     gather = ef(exchange=eo.gather())
     assert temporary_bytes_per_parameter(gather, workers) <= 0.5 + workers / 8
