@@ -41,6 +41,8 @@ def temporary_bytes_per_parameter(tx, workers):
     return compiled.memory_analysis().temp_size_in_bytes / np.sum(SIZES)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10, 2), reason="older compilers write less in place")
 @pytest.mark.parametrize("workers", [2, 4])
 def test_temporaries_are_little_more_than_messages(workers):
     vote = eo.majority_vote("workers", wire="packed", zero="positive", tie="positive")

@@ -242,6 +242,7 @@ def without_oracles(axis):
     }
 
 
+@pytest.mark.slow
 def test_a_pair_of_axes_equals_one_axis():
     grads = gradients(4, "normal", "wb")
     one = run_all(without_oracles, "vmap", 4, grads)

@@ -412,6 +412,7 @@ def test_modes_agree_for_odd_sizes_to_a_few_ulp():
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_workers_of_two_axes_are_those_of_one():
     grads = dyadic(4, 2, {"w": (8, 4)})
     expected, _ = run(ef(eo.scaled_sign()), grads)

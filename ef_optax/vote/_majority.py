@@ -135,20 +135,20 @@ def majority_vote(
             return result
         return jnp.where(jnp.abs(total) < quorum, 0, result)
 
-    def by_psum(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
-        totals, finite = summed_votes(votes, finite, workers)
+    def by_psum(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
+        totals, finite = summed_votes(votes, leaves, workers)
         return [outcome(t, i, state) for i, t in enumerate(totals)], finite
 
-    def packed(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
+    def packed(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
         rule = Rule(
             may_abstain=zero == "abstain" or concrete(threshold) != 0,
             tie=tie,
             quorum=quorum,
             fair=lambda leaf: fair(leaf, votes[leaf].shape, state),
         )
-        return packed_vote(votes, finite, rule, workers)
+        return packed_vote(votes, leaves, rule, workers)
 
-    def cross(votes: Any, finite: jax.Array, state: Any, workers: Workers) -> Any:
+    def cross(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
         needed = concrete(quorum)
         if needed is not None and needed > workers.size:
             raise ValueError(
@@ -156,7 +156,7 @@ def majority_vote(
                 f"{workers.axis_name!r}: no coordinate would ever move."
             )
         way = packed if wire == "packed" else by_psum
-        return way(votes, finite, state, workers)
+        return way(votes, leaves, state, workers)
 
     return _vote(
         "majority_vote", axis_name, votes_of, cross,
@@ -202,18 +202,19 @@ def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
     return _vote(
         "vote_sum", axis_name,
         lambda g, leaf, state, workers: jnp.sign(g),
-        lambda votes, finite, state, workers: summed_votes(votes, finite, workers),
+        lambda votes, leaves, state, workers: summed_votes(votes, leaves, workers),
         None, allow_unvarying,
     )
 
 
 def summed_votes(
-    votes: list[jax.Array], finite: jax.Array, workers: Workers
+    votes: list[jax.Array], leaves: list[jax.Array], workers: Workers
 ) -> tuple[list[jax.Array], jax.Array]:
     """Returns the sums of all votes, and whether all workers were finite."""
     # A sum of M votes fits in int8 up to 127. NVIDIA's collectives reduce no 16-bit
     # integers, so int32 is next.
     wire = jnp.int8 if workers.size <= 127 else jnp.int32
+    finite = workers.all_finite(leaves)
     # A sign cannot carry a NaN, so the flag does, in the same buffer.
     totals, flags = workers.sum(([v.astype(wire) for v in votes],
                                  flag_of(finite, wire)))
@@ -242,7 +243,7 @@ def _vote(
       name: how it is called in messages.
       axis_name: the mesh axis of the workers.
       votes_of: ``(gradient, leaf, state, workers) -> votes`` in -1, 0, 1.
-      cross: ``(votes, finite, state, workers) -> (results, finite of all)``.
+      cross: ``(votes, gradients, state, workers) -> (results, finite of all)``.
       key: for what is random, or None.
       allow_unvarying: whether some gradients may be the same on all workers.
     """
@@ -261,7 +262,7 @@ def _vote(
         treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
         votes = [votes_of(g, i, state, workers) for i, g in enumerate(leaves)]
-        results, finite = cross(votes, workers.all_finite(updates), state, workers)
+        results, finite = cross(votes, leaves, state, workers)
         out = treedef.unflatten(
             r.astype(g.dtype) for r, g in zip(results, leaves, strict=True)
         )

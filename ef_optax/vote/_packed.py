@@ -12,7 +12,7 @@ from jax import lax
 
 from ef_optax._checks import concrete
 from ef_optax._numerics import varying_axes
-from ef_optax._packing import pack_bits, packed_size, unpack_bits
+from ef_optax._packing import pack_bits, pack_planes, packed_size, unpack_bits
 from ef_optax.exchange import flag_of
 from ef_optax.vote._tally import at_least, count
 from ef_optax.workers import Workers
@@ -41,13 +41,13 @@ class Rule(NamedTuple):
 
 
 def packed_vote(
-    votes: list[jax.Array], finite: jax.Array, rule: Rule, workers: Workers
+    votes: list[jax.Array], leaves: list[jax.Array], rule: Rule, workers: Workers
 ) -> tuple[list[jax.Array], jax.Array]:
     """Returns the outcome of a vote in -1, 0, 1, and whether all workers were finite.
 
     Args:
       votes: of every leaf this worker's votes in -1, 0, 1.
-      finite: whether this worker's gradient is finite.
+      leaves: its gradient.
       rule: how a result is found.
       workers: who votes.
     """
@@ -57,8 +57,14 @@ def packed_vote(
     kinds: dict[frozenset[str], list[int]] = {}
     for i, vote in enumerate(votes):
         kinds.setdefault(varying_axes(vote), []).append(i)
-    up = [_planes([votes[i] for i in kind], rule, size) for kind in kinds.values()]
-    flags = jnp.broadcast_to(flag_of(finite, jnp.uint8), (size,))
+    up, finite = [], jnp.array(True)
+    for kind in kinds.values():
+        planes, fine = _planes(
+            [votes[i] for i in kind], [leaves[i] for i in kind], rule, size
+        )
+        up.append(planes)
+        finite = finite & fine
+    flags = jnp.broadcast_to(flag_of(workers.agreed(finite), jnp.uint8), (size,))
     received, flags = workers.all_to_all((up, flags))
 
     # From here on as the one who counts a shard: the same bytes of all workers.
@@ -70,19 +76,30 @@ def packed_vote(
     down, flags = workers.all_gather((down, jnp.max(flags)))
     results: list[Any] = [None] * len(votes)
     for planes, kind in zip(down, kinds.values(), strict=True):
-        leaves = [_unpack(p, [votes[i].shape for i in kind]) for p in planes]
-        for i, positive, *moved in zip(kind, *leaves, strict=True):
+        bits = [_unpack(p, [votes[i].shape for i in kind]) for p in planes]
+        for i, positive, *moved in zip(kind, *bits, strict=True):
             result = jnp.where(positive, 1, -1).astype(jnp.int8)
             results[i] = jnp.where(moved[0], result, 0) if moved else result
     return results, jnp.all(flags == 0)
 
 
-def _planes(votes: list[jax.Array], rule: Rule, size: int) -> tuple[jax.Array, ...]:
-    """Returns the bits of votes, and where nobody abstains if somebody may."""
-    positive = _pack([v > 0 for v in votes], size)
-    if not rule.may_abstain:
-        return (positive,)
-    return positive, _pack([v != 0 for v in votes], size)
+def _planes(
+    votes: list[jax.Array], leaves: list[jax.Array], rule: Rule, size: int
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """Returns votes as bits in rows, and whether the gradient is finite.
+
+    The bits are where a vote is positive and, if somebody may abstain, where one is
+    not 0.
+    """
+    packed = [
+        pack_planes((v > 0, v != 0) if rule.may_abstain else (v > 0,), ~jnp.isfinite(g))
+        for v, g in zip(votes, leaves, strict=True)
+    ]
+    planes = tuple(
+        _rows(list(plane), size) for plane in zip(*(p for p, _ in packed), strict=True)
+    )
+    marked = _rows([m for _, m in packed], 1)
+    return planes, ~jnp.any(marked > 0)
 
 
 def _counted(
@@ -114,21 +131,21 @@ def _counted(
     if rule.tie == "positive":
         yes = yes | tied
     elif rule.tie == "random":
-        fair = _pack([rule.fair(i) for i in kind], size)
+        fair = _rows([pack_bits(rule.fair(i)) for i in kind], size)
         mine = lax.dynamic_index_in_dim(fair, workers.index, keepdims=False)
         yes, no = yes | (tied & mine), no | (tied & ~mine)
 
     return (yes, yes | no) if rule.may_be_zero(size) else (yes,)
 
 
-def _pack(leaves: list[jax.Array], size: int) -> jax.Array:
-    """Packs leaves, each to whole bytes, into one row of bytes for each worker."""
-    flat = jnp.concatenate([jnp.zeros((0,), jnp.uint8), *map(pack_bits, leaves)])
+def _rows(packed: list[jax.Array], size: int) -> jax.Array:
+    """Joins packed leaves to one row of bytes for each worker."""
+    flat = jnp.concatenate([jnp.zeros((0,), jnp.uint8), *packed])
     return jnp.pad(flat, (0, -flat.size % size)).reshape(size, -1)
 
 
 def _unpack(rows: jax.Array, shapes: list[tuple[int, ...]]) -> list[jax.Array]:
-    """Returns the leaves of what `_pack` packed."""
+    """Returns as booleans the leaves that `_rows` joined."""
     flat, start, out = rows.reshape(-1), 0, []
     for shape in shapes:
         stop = start + packed_size(math.prod(shape))

@@ -153,7 +153,10 @@ class Workers:
         Where other mesh axes split the tree, what they hold counts too, so that all
         parts of one worker decide alike.
         """
-        finite = all_finite(tree)
+        return self.agreed(all_finite(tree))
+
+    def agreed(self, finite: jax.Array) -> jax.Array:
+        """Returns whether a flag is true for all parts of this worker."""
         others = tuple(sorted(varying_axes(finite) - set(self._axes)))
         if self.is_one or not others:
             return finite
