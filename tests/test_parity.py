@@ -209,7 +209,9 @@ def check_numpy(updates, states, grads, kind):
                     assert_near(error[leaf][:, t], rest, scale, exact)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [
+    1, 2, pytest.param(3, marks=pytest.mark.slow), 4,
+    pytest.param(8, marks=pytest.mark.slow)])
 def test_pmap_shard_map_vmap_and_numpy_agree(count):
     for kind in ("dyadic", "normal"):
         grads = gradients(count, kind)
