@@ -253,5 +253,12 @@ KEYED = {
 def every(cases=CASES):
     """Parametrizes a test over cases, by name."""
     return pytest.mark.parametrize("case", [
-        pytest.param(CASES[name], id=name) for name in cases
+        pytest.param(CASES[name], id=name, marks=_marks(name)) for name in cases
     ])
+
+
+def _marks(name):
+    # What a compressor does without feedback its bare and its ef_ case show too.
+    inner = name.removeprefix("compress_")
+    again = inner != name and inner in COMPRESSORS and name not in LIGHT
+    return pytest.mark.slow if again else ()
