@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def warn(message: str) -> None:
@@ -85,7 +86,7 @@ def check_static_int(name: str, value: Any, low: int) -> int:
 
 def describe_leaves(paths: list[str], limit: int = 5) -> str:
     """Joins leaf paths for a message, the first few only."""
-    shown = ", ".join(p if p else "the only leaf" for p in paths[:limit])
+    shown = ", ".join(paths[:limit])
     more = len(paths) - limit
     return f"{shown} and {more} more" if more > 0 else shown
 
@@ -93,8 +94,7 @@ def describe_leaves(paths: list[str], limit: int = 5) -> str:
 def check_float_leaves(name: str, tree: Any) -> None:
     """Refuses integer, boolean, complex and key leaves."""
     bad = [
-        f"{jax.tree_util.keystr(path) or 'the only leaf'}: {leaf.dtype}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        f"{name}: {leaf.dtype}" for name, leaf in named_leaves(tree)
         if hasattr(leaf, "dtype") and not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     if bad:
@@ -117,6 +117,24 @@ def leaf_dtype(x: Any) -> Any:
     return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
 
 
+def check_transformation(name: str, tx: Any) -> None:
+    """Refuses what is not an optax transformation."""
+    if not isinstance(tx, optax.GradientTransformation):
+        called = getattr(tx, "__name__", None)
+        raise TypeError(
+            f"{name} needs an optax transformation; got {tx!r}."
+            + (f" Did you mean {called}(...)?" if called else "")
+        )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a pytree with their paths, as messages name them."""
+    return [
+        (jax.tree_util.keystr(path) or "the only leaf", leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
 def check_float_dtype(name: str, dtype: Any) -> np.dtype:
     """Returns a floating-point dtype; refuses any other, and None."""
     try:
@@ -126,6 +144,11 @@ def check_float_dtype(name: str, dtype: Any) -> np.dtype:
     if found is None or not jnp.issubdtype(found, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype; got {dtype!r}.")
     return found
+
+
+def size_of(x: Any) -> int:
+    """Returns the number of elements of an array or a ShapeDtypeStruct."""
+    return math.prod(jnp.shape(x) if not hasattr(x, "shape") else x.shape)
 
 
 def check_same_structure(name: str, updates: Any, state: Any) -> None:
@@ -139,11 +162,9 @@ def check_same_structure(name: str, updates: Any, state: Any) -> None:
             "the parameters whose gradients you pass."
         )
     bad = [
-        f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(leaf)} instead "
-        f"of {jnp.shape(kept)}"
+        f"{path}: {jnp.shape(leaf)} instead of {jnp.shape(kept)}"
         for (path, leaf), kept in zip(
-            jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(state),
-            strict=True,
+            named_leaves(updates), jax.tree.leaves(state), strict=True
         )
         if jnp.shape(leaf) != jnp.shape(kept)
     ]

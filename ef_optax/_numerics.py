@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -26,6 +26,12 @@ def abs_sum(x: jax.Array) -> jax.Array:
     """
     x = x.astype(wide(x.dtype))
     return jnp.minimum(jnp.sum(jnp.abs(x)), jnp.finfo(x.dtype).max)
+
+
+def cast_varying(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """Returns `x`, typed as varying over these manual mesh axes too."""
+    missing = tuple(sorted(set(axes) - varying_axes(x)))
+    return lax.pcast(x, missing, to="varying") if missing else x
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -110,6 +116,11 @@ def nan_unless(finite: jax.Array, tree: Any) -> Any:
     return jax.tree.map(
         lambda x: jnp.where(finite, x, jnp.full_like(x, jnp.nan)), tree
     )
+
+
+def flag_of(finite: jax.Array, dtype: Any) -> jax.Array:
+    """Returns the flag that a message carries: 0 if its input is finite, else 1."""
+    return jnp.where(finite, 0, 1).astype(dtype)
 
 
 def guard(

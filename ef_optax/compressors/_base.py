@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import check_float_leaves, float_arrays
+from ef_optax._checks import check_float_leaves, float_arrays, size_of
 from ef_optax._numerics import all_finite, guard
 from ef_optax.workers import Workers
 
@@ -273,8 +272,7 @@ def leafwise(
 
     Args:
       name: its name in messages.
-      encode_leaf: ``(x, one) -> (message, shared)``, where `one` says that no message
-        crosses.
+      encode_leaf: ``x -> (message, shared)``.
       decode_leaf: ``(message, shared, shape, dtype) -> x``.
       roundtrip_leaf: ``x -> x``, the two in one go for one worker.
       sum_leaf: ``(messages, shared, shape, dtype) -> x``, decoded and summed over the
@@ -283,7 +281,7 @@ def leafwise(
     """
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
-        pairs = [encode_leaf(x, workers.is_one) for x in jax.tree.leaves(updates)]
+        pairs = [encode_leaf(x) for x in jax.tree.leaves(updates)]
         message = tuple(m for m, _ in pairs)
         return message, (Template.of(updates), tuple(s for _, s in pairs)), state
 
@@ -317,8 +315,3 @@ def sizes(params: Any) -> list[int]:
     """Returns the sizes of the leaves that are not empty, at least one number."""
     found = [n for x in jax.tree.leaves(params) if (n := size_of(x)) > 0]
     return found or [1]
-
-
-def size_of(x: Any) -> int:
-    """Returns the number of elements of an array or a ShapeDtypeStruct."""
-    return math.prod(jnp.shape(x) if not hasattr(x, "shape") else x.shape)

@@ -66,8 +66,7 @@ def k_pca(rank: int) -> Compressor:
         assert matrix is not None
         return rank * sum(matrix) < math.prod(matrix)
 
-    def encode_leaf(x: jax.Array, one: bool) -> tuple[Any, Any]:
-        del one
+    def encode_leaf(x: jax.Array) -> tuple[Any, Any]:
         if raw(x.shape):
             return (x,), ()
         matrix = x.astype(wide(x.dtype)).reshape(_as_matrix(x.shape))

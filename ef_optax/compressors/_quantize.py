@@ -43,7 +43,7 @@ def identity() -> Compressor:
     """
     return leafwise(
         "identity()",
-        lambda x, one: (x, ()),
+        lambda x: (x, ()),
         lambda message, shared, shape, dtype: message,
         roundtrip_leaf=lambda x: x,
         additive=True,
@@ -95,7 +95,7 @@ def cast(dtype: Any) -> Compressor:
 
     return leafwise(
         f"cast({target.name})",
-        lambda x, one: (narrow(x), ()),
+        lambda x: (narrow(x), ()),
         lambda message, shared, shape, dtype: message.astype(dtype),
         sum_leaf=lambda messages, shared, shape, dtype: jnp.sum(
             messages.astype(dtype), axis=0

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_choice, check_static_int
+from ef_optax._checks import check_choice, check_static_int, size_of
 from ef_optax._keys import KeyState, init_keys, leaf_key, next_keys
 from ef_optax._numerics import abs_sum, wide
 from ef_optax._packing import pack_bits, unpack_bits
-from ef_optax.compressors._base import Compressor, Template, size_of, sizes
+from ef_optax.compressors._base import Compressor, Template, sizes
 from ef_optax.workers import Workers
 
 Zero = Literal["zero", "positive", "random"] | None

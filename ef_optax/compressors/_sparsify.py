@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from ef_optax import _select
-from ef_optax._checks import check_choice, check_interval, check_static_int
+from ef_optax._checks import (
+    check_choice,
+    check_interval,
+    check_static_int,
+    size_of,
+)
 from ef_optax._keys import init_keys, leaf_key, next_keys
 from ef_optax._packing import index_dtype
-from ef_optax.compressors._base import Compressor, Template, leafwise, size_of, sizes
+from ef_optax.compressors._base import Compressor, Template, leafwise, sizes
 from ef_optax.workers import Workers
 
 
@@ -124,7 +129,7 @@ def top_k(
 
         return leafwise(
             name,
-            lambda x, one: (encode_flat(x.reshape(-1)), ()),
+            lambda x: (encode_flat(x.reshape(-1)), ()),
             by_leaf(decode_flat),
             sum_leaf=by_leaf(sum_flat),
             contraction=lambda params: min(

@@ -1,7 +1,7 @@
 """How messages cross: one file for each way."""
 
 from ef_optax.exchange._all_reduce import all_reduce
-from ef_optax.exchange._base import Exchange, Exchanged, check_exchange, flag_of
+from ef_optax.exchange._base import Exchange, Exchanged, check_exchange
 from ef_optax.exchange._gather import gather
 from ef_optax.exchange._memory import Memory
 from ef_optax.exchange._two_way import TwoWayState, two_way
@@ -13,7 +13,6 @@ __all__ = [
     "TwoWayState",
     "all_reduce",
     "check_exchange",
-    "flag_of",
     "gather",
     "two_way",
 ]

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._numerics import flag_of
 from ef_optax.compressors import Compressor
-from ef_optax.exchange._base import Exchange, Exchanged, flag_of
+from ef_optax.exchange._base import Exchange, Exchanged
 from ef_optax.exchange._memory import Memory
 from ef_optax.workers import Workers
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ef_optax.compressors import Compressor
 
@@ -50,11 +49,6 @@ class Exchange(NamedTuple):
 
     def __repr__(self) -> str:
         return self.name
-
-
-def flag_of(finite: jax.Array, dtype: Any) -> jax.Array:
-    """Returns the flag that a message carries: 0 if its input is finite, else 1."""
-    return jnp.where(finite, 0, 1).astype(dtype)
 
 
 def check_exchange(exchange: Any, compressor: Compressor) -> None:

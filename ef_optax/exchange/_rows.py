@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax.compressors._base import size_of
+from ef_optax._checks import size_of
 
 
 def row_length(size: int, rows: int) -> int:

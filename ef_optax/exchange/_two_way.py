@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ef_optax._checks import check_static_int, describe_leaves, leaf_dtype, warn
+from ef_optax._checks import (
+    check_static_int,
+    describe_leaves,
+    leaf_dtype,
+    named_leaves,
+    size_of,
+    warn,
+)
 from ef_optax._keys import KeyState
-from ef_optax._numerics import first_axis, keep_if, without_axis, zero_unless
+from ef_optax._numerics import first_axis, flag_of, keep_if, without_axis, zero_unless
 from ef_optax.compressors import Compressor
-from ef_optax.compressors._base import size_of
-from ef_optax.exchange._base import Exchange, Exchanged, flag_of
+from ef_optax.exchange._base import Exchange, Exchanged
 from ef_optax.exchange._memory import Memory
 from ef_optax.exchange._rows import from_rows, paddings, row_length, to_rows
 from ef_optax.workers import Workers, per_worker
@@ -248,11 +254,9 @@ class _Row(Workers):
 def _check_shards(rows: Any, error: Any, size: int) -> None:
     """Refuses a state that was made for another number of workers."""
     wrong = [
-        f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(e)} instead of "
-        f"{row.shape[1:]}"
+        f"{path}: {jnp.shape(e)} instead of {row.shape[1:]}"
         for (path, row), e in zip(
-            jax.tree_util.tree_leaves_with_path(rows), jax.tree.leaves(error),
-            strict=True,
+            named_leaves(rows), jax.tree.leaves(error), strict=True
         )
         if jnp.shape(e) != row.shape[1:]
     ]

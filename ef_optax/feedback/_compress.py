@@ -65,9 +65,12 @@ def compress(
        [3. 1.]]
     """
     workers = Workers(axis_name)
-    if not isinstance(compressor, Compressor):
-        _needs_compressor(compressor, workers, exchange)
     crossing = Crossing("compress", compressor, workers, exchange)
+    if not isinstance(compressor, Compressor):
+        raise TypeError(
+            f"compress needs a compressor, such as scaled_sign(); got {compressor!r}. "
+            "Another optax transformation needs no wrapper with one worker."
+        )
 
     def init_fn(params: Any) -> CompressState:
         return CompressState(*crossing.init(params))
@@ -85,12 +88,3 @@ def compress(
         return mean, CompressState(out.compressor_state, out.state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _needs_compressor(tx: Any, workers: Workers, exchange: Exchange | None) -> None:
-    # The general message first: it knows votes and functions that were not called.
-    Crossing("compress", tx, workers, exchange)
-    raise TypeError(
-        f"compress needs a compressor, such as scaled_sign(); got {tx!r}. Another "
-        "optax transformation needs no wrapper with one worker."
-    )

@@ -17,8 +17,7 @@ from ef_optax._checks import (
     float_arrays,
 )
 from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
-from ef_optax._numerics import keep_if, nan_unless
-from ef_optax.exchange import flag_of
+from ef_optax._numerics import flag_of, keep_if, nan_unless
 from ef_optax.vote._packed import Rule, packed_vote
 from ef_optax.workers import AxisName, Workers
 

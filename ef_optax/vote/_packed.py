@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ef_optax._checks import concrete
-from ef_optax._numerics import varying_axes
+from ef_optax._numerics import flag_of, varying_axes
 from ef_optax._packing import pack_bits, pack_planes, packed_size, unpack_bits
-from ef_optax.exchange import flag_of
 from ef_optax.vote._tally import at_least, count
 from ef_optax.workers import Workers
 
@@ -111,14 +110,14 @@ def _counted(
         # Yes and not-no, both counted: one for an abstention, so that the count of
         # 2M planes is the sum of the votes plus M.
         yes, moved = received
-        planes, double = jnp.concatenate([yes, yes | ~moved]), 1
+        planes, step = jnp.concatenate([yes, yes | ~moved]), 1
     else:
-        planes, double = received[0], 2
-    middle = size if double == 1 else size / 2
+        # One more yes is one no less: the count is half the sum plus M.
+        planes, step = received[0], 2
     digits = count(planes, 2 * planes.shape[0])
 
     def sum_at_least(least: Any) -> jax.Array:
-        bound = jnp.ceil(middle + jnp.asarray(least, jnp.float32) / double)
+        bound = jnp.ceil((size + jnp.asarray(least, jnp.float32)) / step)
         return at_least(digits, bound.astype(jnp.int32))
 
     # A quorum beyond all workers moves nothing, however large it is.

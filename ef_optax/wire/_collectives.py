@@ -217,6 +217,8 @@ def _groups(line: Instruction) -> tuple[tuple[int, ...], ...]:
         devices = np.arange(math.prod(dims)).reshape(dims).transpose(order)
         return tuple(sorted(tuple(g) for g in devices.reshape(shape).tolist()))
     listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line.attributes)
+    if "replica_groups=" in line.attributes and not listed:
+        raise ValueError(f"cannot read the groups of {line.name}.")
     found = re.findall(r"\{([\d,]+)\}", listed[1]) if listed else []
     return tuple(sorted(tuple(int(n) for n in g.split(",")) for g in found))
 
@@ -230,20 +232,14 @@ def _group_size(program: Program, line: Instruction, kind: str) -> int:
         ends = re.findall(r"\{(\d+),(\d+)\}", pairs[1] + "}")
         moved = {end for pair in ends if pair[0] != pair[1] for end in pair}
         return max(1, len(moved))
-    listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line.attributes)
-    iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", line.attributes)
-    if iota:
-        return int(iota[1])
-    if listed and listed[1]:
-        sizes = {len(g.split(",")) for g in re.findall(r"\{([\d,]*)\}", listed[1])}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"{line.name}: groups of {sorted(sizes)} workers send unlike numbers "
-                "of bytes; no number per worker would be true."
-            )
+    sizes = {len(group) for group in _groups(line)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{line.name}: groups of {sorted(sizes)} workers send unlike numbers of "
+            "bytes; no number per worker would be true."
+        )
+    if sizes:
         return sizes.pop()
-    if "replica_groups=" in line.attributes and not listed:
-        raise ValueError(f"cannot read the groups of {line.name}.")
     # No groups: all devices are one.
     if program.replicated_and_partitioned:
         raise ValueError(

@@ -13,17 +13,18 @@ from jax import lax
 from ef_optax._checks import (
     check_interval,
     check_same_structure,
+    check_transformation,
     concrete,
     float_arrays,
     leaf_dtype,
 )
-from ef_optax._numerics import varying_axes, wide, zero_unless
+from ef_optax._numerics import cast_varying, varying_axes, wide, zero_unless
 from ef_optax.workers._local import per_worker
-from ef_optax.workers._skip_nonfinite import check_transformation
 from ef_optax.workers._workers import AxisName, Workers
 
 
-@per_worker("acc_grads")
+# A step that skip_nonfinite refuses must not bring back the gradients that caused it.
+@per_worker("acc_grads", goes_on=("acc_grads", "mini_step"))
 class AccumulateState(NamedTuple):
     """State of :func:`ef_optax.accumulate`.
 
@@ -39,10 +40,6 @@ class AccumulateState(NamedTuple):
     inner: Any
     mini_step: jax.Array
     gradient_step: jax.Array
-
-
-# A step that skip_nonfinite refuses must not bring back the gradients that caused it.
-AccumulateState.goes_on = ("acc_grads", "mini_step")  # type: ignore[attr-defined]
 
 
 def accumulate(
@@ -180,10 +177,6 @@ def _cond(
     axes = jax.tree.map(lambda x, y: varying_axes(x) | varying_axes(y), *types)
 
     def typed(branch: Callable[..., Any]) -> Callable[..., Any]:
-        def cast(x: jax.Array, wanted: frozenset[str]) -> jax.Array:
-            missing = tuple(sorted(wanted - varying_axes(x)))
-            return lax.pcast(x, missing, to="varying") if missing else x
-
-        return lambda *args: jax.tree.map(cast, branch(*args), axes)
+        return lambda *args: jax.tree.map(cast_varying, branch(*args), axes)
 
     return lax.cond(condition, typed(if_true), typed(if_false), *operands)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._numerics import nan_unless
+from ef_optax._numerics import flag_of, nan_unless
 from ef_optax.workers._workers import AxisName, Workers
 
 
@@ -91,8 +91,7 @@ def exempt(
         skipped = jax.tree.map(
             lambda m, sub: sub if m else None, mask_of(updates), updates
         )
-        bad = jnp.where(finite, 0.0, 1.0).astype(jnp.float32)
-        mean, bad = workers.mean((skipped, bad))
+        mean, bad = workers.mean((skipped, flag_of(finite, jnp.float32)))
         mean = nan_unless(bad == 0, mean)
         # Put the averages back where the mask is True; a mask may be a prefix.
         merged = jax.tree.map(

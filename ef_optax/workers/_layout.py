@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ef_optax._checks import describe_leaves
+from ef_optax._checks import describe_leaves, named_leaves
 from ef_optax._numerics import varying_axes
 from ef_optax.workers._local import per_worker_leaves
 from ef_optax.workers._specs import Names, names_in, state_specs
@@ -119,18 +119,15 @@ class Layout:
     def check_gradients(self, grads: Any, params: Any) -> None:
         """Refuses gradients without the leading axis of the workers."""
         bad = [
-            f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(g)}"
-            for path, g in jax.tree_util.tree_leaves_with_path(grads)
+            f"{path}: {jnp.shape(g)}" for path, g in named_leaves(grads)
             if jnp.shape(g)[:1] != (self.count,)
         ]
         given: Any = jax.tree.structure(grads)
         if not bad and given == jax.tree.structure(params):
             bad = [
-                f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(g)} for "
-                f"a parameter {jnp.shape(p)}"
+                f"{path}: {jnp.shape(g)} for a parameter {jnp.shape(p)}"
                 for (path, g), p in zip(
-                    jax.tree_util.tree_leaves_with_path(grads),
-                    jax.tree.leaves(params), strict=True,
+                    named_leaves(grads), jax.tree.leaves(params), strict=True
                 )
                 if jnp.shape(g)[1:] != jnp.shape(p)
             ]
@@ -145,10 +142,10 @@ class Layout:
     def check_state(self, state: Any) -> None:
         """Refuses a state that was made for another number of workers."""
         bad = [
-            f"{jax.tree_util.keystr(path) or 'the only leaf'}: {jnp.shape(x)}"
+            f"{path}: {jnp.shape(x)}"
             for (path, x), own in zip(
-                jax.tree_util.tree_leaves_with_path(state),
-                jax.tree.leaves(per_worker_leaves(state)), strict=True,
+                named_leaves(state), jax.tree.leaves(per_worker_leaves(state)),
+                strict=True,
             )
             if own and jnp.shape(x)[:1] != (self.count,)
         ]
@@ -164,10 +161,9 @@ class Layout:
     def check_updates(self, updates: Any, specs: Any) -> None:
         """Refuses updates that their types do not know to be the same everywhere."""
         stray = self._stray(updates, specs)
-        if not stray:
+        if stray is None:
             return
-        where = describe_leaves(list(stray))
-        axes = frozenset().union(*stray.values())
+        where, axes = stray
         if axes & set(self.workers):
             raise ValueError(
                 f"over_workers: the updates still differ between the workers: {where}. "
@@ -186,10 +182,9 @@ class Layout:
     def check_new_state(self, state: Any, specs: Any) -> None:
         """Refuses a state that differs where nothing says so."""
         stray = self._stray(state, specs)
-        if not stray:
+        if stray is None:
             return
-        where = describe_leaves(list(stray))
-        axes = frozenset().union(*stray.values())
+        where, axes = stray
         if axes & set(self.workers):
             raise ValueError(
                 f"over_workers: the state differs between the workers and does not "
@@ -203,17 +198,21 @@ class Layout:
             f"it: {where}. Such a transformation works over workers only."
         )
 
-    def _stray(self, tree: Any, specs: Any) -> dict[str, frozenset[str]]:
-        """Returns leaves whose types vary over axes that their specs do not name."""
+    def _stray(self, tree: Any, specs: Any) -> tuple[str, frozenset[str]] | None:
+        """Returns which leaves vary over axes that their specs do not name, and these.
+
+        None if there are no such leaves.
+        """
         found = {}
-        for (path, x), spec in zip(
-            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(specs),
-            strict=True,
+        for (name, x), spec in zip(
+            named_leaves(tree), jax.tree.leaves(specs), strict=True
         ):
             axes = varying_axes(x) - set(names_in(spec))
             if axes:
-                found[jax.tree_util.keystr(path) or "the only leaf"] = axes
-        return found
+                found[name] = axes
+        if not found:
+            return None
+        return describe_leaves(list(found)), frozenset().union(*found.values())
 
 
 def _names(axes: Any) -> str:

@@ -69,7 +69,7 @@ def local_value_and_grad(
 
 
 def per_worker(
-    *fields: str, padding: str | None = None
+    *fields: str, padding: str | None = None, goes_on: tuple[str, ...] = ()
 ) -> Callable[[type[T]], type[T]]:
     """Declares fields of a state that differ from worker to worker.
 
@@ -80,14 +80,18 @@ def per_worker(
       padding: the field that says of each leaf by how many numbers all workers'
         shards exceed it, if the declared fields hold shards of flat leaves and not
         what each worker has for itself; found as `cls.padding_field`.
+      goes_on: fields that a step changes even if :func:`ef_optax.skip_nonfinite` does
+        not take it; found as `cls.goes_on`.
     """
 
     def declare(cls: Any) -> Any:
-        unknown = {*fields, *([padding] if padding else [])} - set(cls._fields)
+        named = {*fields, *goes_on, *([padding] if padding else [])}
+        unknown = named - set(cls._fields)
         if unknown:
             raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}.")
         cls.per_worker = fields
         cls.padding_field = padding
+        cls.goes_on = goes_on
         return cls
 
     return declare
@@ -98,19 +102,28 @@ def declares(node: Any) -> bool:
     return hasattr(type(node), "per_worker")
 
 
-def per_worker_leaves(state: Any) -> Any:
-    """Returns a pytree of booleans: which leaves of a state belong to one worker."""
+def leaf_kinds(state: Any) -> Any:
+    """Returns of each leaf whether it is each worker's "own", "rows" or the "same".
+
+    Own leaves are rows if they hold shards of flattened parameters.
+    """
 
     def mark(node: Any) -> Any:
         if not declares(node):
-            return False
+            return "same"
+        kind = "rows" if type(node).padding_field else "own"
         return type(node)(*(
-            jax.tree.map(lambda _: True, value)
-            if field in type(node).per_worker else per_worker_leaves(value)
+            jax.tree.map(lambda _: kind, value)
+            if field in type(node).per_worker else leaf_kinds(value)
             for field, value in zip(node._fields, node, strict=True)
         ))
 
     return jax.tree.map(mark, state, is_leaf=declares)
+
+
+def per_worker_leaves(state: Any) -> Any:
+    """Returns a pytree of booleans: which leaves of a state belong to one worker."""
+    return jax.tree.map(lambda kind: kind != "same", leaf_kinds(state))
 
 
 @per_worker("inner")

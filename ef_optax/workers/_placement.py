@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from ef_optax._checks import leaf_dtype
+from ef_optax._checks import check_transformation, leaf_dtype
 from ef_optax.workers._layout import Layout
 from ef_optax.workers._local import per_worker_leaves
 
@@ -83,8 +83,7 @@ def over_workers(
       >>> print(updates)
       [ 1. -1.  0.]
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"over_workers needs an optax transformation; got {tx!r}.")
+    check_transformation("over_workers", tx)
     layout = Layout(mesh, axis_name, param_specs)
     inner = optax.with_extra_args_support(tx)
 

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from ef_optax._checks import check_static_int, describe_leaves
 from ef_optax.workers._local import declares, per_worker_leaves
-from ef_optax.workers._specs import _of_param, names_in
+from ef_optax.workers._specs import names_in, of_param
 
 # Words of a raw key -> the implementation that has so many.
 _RAW_KEYS = {2: "threefry2x32", 4: "rbg"}
@@ -98,7 +98,7 @@ def resize_workers(
         """Returns over how many parts of the model the shards of a leaf are."""
         if mesh is None:
             return 1
-        names = names_in(_of_param(path, leaf, "rows", specs))
+        names = names_in(of_param(path, leaf, "rows", specs))
         return math.prod(mesh.shape[name] for name in names)
 
     size = _size(state)

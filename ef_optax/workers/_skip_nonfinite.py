@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._checks import check_transformation
 from ef_optax._numerics import keep_if, varying_axes, zero_unless
+from ef_optax.workers._local import declares
 from ef_optax.workers._workers import AxisName, Workers
 
 
@@ -117,24 +119,8 @@ def skip_nonfinite(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def check_transformation(name: str, tx: Any) -> None:
-    """Refuses what is not an optax transformation."""
-    if not isinstance(tx, optax.GradientTransformation):
-        called = getattr(tx, "__name__", None)
-        raise TypeError(
-            f"{name} needs an optax transformation; got {tx!r}."
-            + (f" Did you mean {called}(...)?" if called else "")
-        )
-
-
 def _as_it_was(before: Any, after: Any) -> Any:
-    """Returns a state before a step, except for fields that must go on nevertheless.
-
-    A state lists them as `goes_on`.
-    """
-
-    def declares(node: Any) -> bool:
-        return hasattr(type(node), "goes_on")
+    """Returns a state before a step, except for fields that go on nevertheless."""
 
     def choose(old: Any, new: Any) -> Any:
         if not declares(old):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ef_optax._checks import leaf_dtype
-from ef_optax.workers._local import declares
+from ef_optax.workers._local import leaf_kinds
 
 Names = tuple[str, ...]
 
@@ -55,17 +55,17 @@ def state_specs(
     )
 
     def spec_of(path: tuple[Any, ...], leaf: Any, kind: str) -> P:
-        own = _of_param(path, leaf, kind, table)
+        own = of_param(path, leaf, kind, table)
         if kind == "rows":
             # The rows that one worker holds for all shards of the parameter.
             axes = names_in(own)
             own = P(axes) if axes else P()
         return own if kind == "same" else P(axis_name, *own)
 
-    return jax.tree_util.tree_map_with_path(spec_of, state, _kinds(state))
+    return jax.tree_util.tree_map_with_path(spec_of, state, leaf_kinds(state))
 
 
-def _of_param(path: tuple[Any, ...], leaf: Any, kind: str, table: Any) -> P:
+def of_param(path: tuple[Any, ...], leaf: Any, kind: str, table: Any) -> P:
     """Returns the spec of the parameter that a leaf of a state is like."""
     if not table or not jnp.issubdtype(leaf_dtype(leaf), jnp.floating):
         return P()
@@ -74,25 +74,6 @@ def _of_param(path: tuple[Any, ...], leaf: Any, kind: str, table: Any) -> P:
     )
     rank = jnp.ndim(leaf) - (kind != "same")
     return found if kind == "rows" or len(found) <= rank else P()
-
-
-def _kinds(state: Any) -> Any:
-    """Returns of each leaf whether it is each worker's "own", "rows" or the "same".
-
-    Own leaves are rows if they hold shards of flattened parameters.
-    """
-
-    def mark(node: Any) -> Any:
-        if not declares(node):
-            return "same"
-        kind = "rows" if type(node).padding_field else "own"
-        return type(node)(*(
-            jax.tree.map(lambda _: kind, value)
-            if field in type(node).per_worker else _kinds(value)
-            for field, value in zip(node._fields, node, strict=True)
-        ))
-
-    return jax.tree.map(mark, state, is_leaf=declares)
 
 
 def names_in(spec: P) -> Names:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax._checks import describe_leaves
-from ef_optax._numerics import all_finite, varying_axes, wide
+from ef_optax._checks import describe_leaves, named_leaves
+from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, wide
 
 AxisName = None | str | tuple[str, ...]
 
@@ -88,12 +88,7 @@ class Workers:
     def varying(self, tree: Any) -> Any:
         """Types every leaf as one that differs between workers."""
         typed = self._typed_axes()
-
-        def cast(x):
-            missing = tuple(n for n in self._axes if n in typed - varying_axes(x))
-            return lax.pcast(x, missing, to="varying") if missing else x
-
-        return jax.tree.map(cast, tree)
+        return jax.tree.map(lambda x: cast_varying(x, typed), tree)
 
     def sum(self, tree: Any) -> Any:
         """Sums every leaf over the workers, in the leaf's own dtype."""
@@ -160,7 +155,7 @@ class Workers:
         others = tuple(sorted(varying_axes(finite) - set(self._axes)))
         if self.is_one or not others:
             return finite
-        return lax.psum(jnp.where(finite, 0, 1), others) == 0
+        return lax.psum(flag_of(finite, jnp.int32), others) == 0
 
     def _gather_flat(self, flat: jax.Array) -> jax.Array:
         # The result is the same everywhere, and where types say so it must too.
@@ -182,10 +177,8 @@ class Workers:
         typed = self._typed_axes()
         if not typed:
             return
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        summed = [
-            jax.tree_util.keystr(path) for path, x in leaves if typed - varying_axes(x)
-        ]
+        leaves = named_leaves(tree)
+        summed = [name for name, x in leaves if typed - varying_axes(x)]
         if not summed or (allow_unvarying and len(summed) < len(leaves)):
             return
         remedy = (
