@@ -18,6 +18,11 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def widen(tree: Any) -> Any:
+    """Returns the leaves in dtypes that hold their sum."""
+    return jax.tree.map(lambda x: x.astype(wide(x.dtype)), tree)
+
+
 def abs_sum(x: jax.Array) -> jax.Array:
     """Returns the l1-norm of one leaf, accumulated in at least float32.
 

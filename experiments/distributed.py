@@ -17,7 +17,6 @@ from dataclasses import field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -31,6 +30,7 @@ from experiments._registry import StudyError
 from experiments._results import Results, table
 from experiments._workers import worker_devices
 from experiments.models import MLP
+from experiments.training import Classification
 
 AXIS = "workers"
 
@@ -115,20 +115,16 @@ class Training:
                 f"{mesh.size} workers; choose --batch-size."
             )
         self.config, self.mesh = config, mesh
-        self.data = data.standardize(data.load("digits", None, split_seed=0))
-        self._model = MLP(config.widths)
+        digits = data.load("digits", None, split_seed=0)
+        self.task = Classification(MLP(config.widths), data.standardize(digits))
         tx = OPTIMIZERS[config.optimizer](config.learning_rate)
         self._tx = ef_optax.over_workers(tx, mesh, AXIS)
         self._step = jax.jit(self._one_step, donate_argnums=0)
-        self._accuracy = jax.jit(self._hits)
 
     def start(self) -> State:
         """Returns the state before the first step, placed on the mesh."""
-        init = jax.jit(lambda: self._model.init(
-            jax.random.key(self.config.seed), jnp.zeros((1, 64))
-        ))
-        # Every process makes the same ones, since the key is the same.
-        params = jax.device_get(init())
+        # Every process makes the same ones, since the seed is the same.
+        params = jax.device_get(self.task.init(self.config.seed))
         replicated = NamedSharding(self.mesh, P())
         params = place(params, jax.tree.map(lambda _: replicated, params))
         return State(params, self._tx.init(params))
@@ -140,33 +136,25 @@ class Training:
         takes those that it would have taken.
         """
         rng = np.random.default_rng([self.config.seed, number])
-        order = rng.permutation(len(self.data.x_train))[: self.config.batch_size]
+        digits = self.task.data
+        order = rng.permutation(len(digits.x_train))[: self.config.batch_size]
         batch = order.reshape(self.mesh.size, -1)
-        x, y = self.data.x_train[batch], self.data.y_train[batch]
+        x, y = digits.x_train[batch], digits.y_train[batch]
         split = NamedSharding(self.mesh, P(AXIS))
         return self._step(state, *place((x, y), (split, split)))
 
     def accuracy(self, state: State) -> float:
         """Returns the accuracy on the test part, in percent."""
-        hits = self._accuracy(state.params, self.data.x_test, self.data.y_test)
-        return 100 * float(hits) / len(self.data.y_test)
-
-    def _loss(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        logits: Any = self._model.apply(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return self.task.evaluate(state.params)["test_accuracy"]
 
     def _one_step(
         self, state: State, x: jax.Array, y: jax.Array
     ) -> tuple[State, jax.Array]:
-        each = jax.vmap(jax.value_and_grad(self._loss), in_axes=(None, 0, 0))
+        each = jax.vmap(jax.value_and_grad(self.task.loss), in_axes=(None, 0, 0))
         losses, grads = each(state.params, x, y)
         updates, optimizer = self._tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         return State(params, optimizer), losses.mean()
-
-    def _hits(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        logits: Any = self._model.apply(params, x)
-        return (logits.argmax(-1) == y).sum()
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -11,11 +11,10 @@ import pytest
 from contract_tools import quick_compilation  # noqa: F401
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
+from mapping import AXIS, mapped
 
 import ef_optax as eo
 
-AXIS = "workers"
-PAIR = ("hosts", "devices")
 ZEROS, TIES = ("abstain", "positive", "random"), ("zero", "positive", "random")
 # Zero and tie; threshold and quorum, which decide the bits where they are no tracers.
 GRID = [(rule, (0.0, 0)) for rule in itertools.product(ZEROS, TIES)]
@@ -128,36 +127,6 @@ def odd_tree(workers, seed=0):
             for name, shape in shapes.items()} | {"none": None}
 
 
-def mapped(step, mode, workers):
-    """Maps a function of the axis and one worker's tree over the workers."""
-    if mode == "vmap":
-        return jax.jit(jax.vmap(functools.partial(step, AXIS), axis_name=AXIS))
-    devices = jax.devices()[:workers]
-    if mode == "pmap":
-        return jax.pmap(functools.partial(step, AXIS), AXIS, devices=devices)
-    axis, names, shape = AXIS, (AXIS,), (workers,)
-    if mode.startswith("pair"):
-        axis, names, shape = PAIR, PAIR, (2, workers // 2)
-    if mode == "pair, vmap":
-        nested = jax.vmap(jax.vmap(functools.partial(step, PAIR), axis_name=PAIR[1]),
-                          axis_name=PAIR[0])
-
-        def run(own):
-            own = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), own)
-            return jax.tree.map(lambda x: x.reshape(workers, *x.shape[2:]), nested(own))
-
-        return jax.jit(run)
-    mesh = jax.make_mesh(shape, names, devices=devices,
-                         axis_types=(AxisType.Auto,) * len(names))
-
-    def one(own):
-        out = step(axis, jax.tree.map(lambda x: x[0], own))
-        return jax.tree.map(lambda x: x[None], eo.Workers(axis).varying(out))
-
-    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P(names), out_specs=P(names),
-                                 check_vma=True))
-
-
 TREE_RULES = [(("abstain", "random"), (0.0, 0))]
 
 
@@ -171,7 +140,7 @@ def test_trees_of_odd_sizes_and_many_dtypes_in_every_mode(mode, workers):
     def step(axis, g):
         return votes_both_ways(axis, TREE_RULES, g, workers)
 
-    found = mapped(step, mode, workers)(grads)
+    found = mapped(lambda axis: functools.partial(step, axis), mode, workers)(grads)
     assert_wires_agree(TREE_RULES, found)
     for _, packed in found:
         assert jax.tree.map(lambda x: (x.shape, x.dtype), packed) == jax.tree.map(
@@ -230,7 +199,7 @@ def test_steps_draw_as_psum_draws_and_a_non_finite_one_leaves_no_trace():
                 lambda state, g, tx=tx: tx.update(g, state)[::-1], first, grads))
         return out
 
-    run = mapped(steps, "shard_map", workers)
+    run = mapped(lambda axis: functools.partial(steps, axis), "shard_map", workers)
     (_, psum), (state, packed) = run(good)
     assert_wires_agree(["good"], [(psum, packed)])
     np.testing.assert_array_equal(state.count, 3)

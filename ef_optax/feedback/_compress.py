@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from ef_optax._checks import float_arrays
-from ef_optax._numerics import cast_like, zero_unless
+from ef_optax._numerics import cast_like, widen, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
 from ef_optax.feedback._crossing import Crossing
@@ -81,7 +81,7 @@ def compress(
         workers.refuse_summed("compress", updates, allow_unvarying)
         finite = workers.all_finite(updates)
         out = crossing.apply(
-            zero_unless(finite, crossing.widen(updates)), finite,
+            zero_unless(finite, widen(updates)), finite,
             state.compressor, state.exchange, params, extra,
         )
         mean = cast_like(out.mean, updates)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from ef_optax._numerics import keep_if, nan_unless, wide
+from ef_optax._numerics import keep_if, nan_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import (
     Exchange,
@@ -53,10 +53,6 @@ class Crossing:
         if self.exchange is None:
             return start, optax.EmptyState()
         return start, self.exchange.init(self.tx, params, self.workers, error)
-
-    def widen(self, updates: Any) -> Any:
-        """Returns this worker's updates in a dtype that holds their sum."""
-        return jax.tree.map(lambda x: x.astype(wide(x.dtype)), updates)
 
     def apply(
         self,

@@ -135,7 +135,7 @@ def majority_vote(
         return jnp.where(jnp.abs(total) < quorum, 0, result)
 
     def by_psum(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
-        totals, finite = summed_votes(votes, leaves, workers)
+        totals, finite = _summed_votes(votes, leaves, workers)
         return [outcome(t, i, state) for i, t in enumerate(totals)], finite
 
     def packed(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
@@ -201,12 +201,12 @@ def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
     return _vote(
         "vote_sum", axis_name,
         lambda g, leaf, state, workers: jnp.sign(g),
-        lambda votes, leaves, state, workers: summed_votes(votes, leaves, workers),
+        lambda votes, leaves, state, workers: _summed_votes(votes, leaves, workers),
         None, allow_unvarying,
     )
 
 
-def summed_votes(
+def _summed_votes(
     votes: list[jax.Array], leaves: list[jax.Array], workers: Workers
 ) -> tuple[list[jax.Array], jax.Array]:
     """Returns the sums of all votes, and whether all workers were finite."""

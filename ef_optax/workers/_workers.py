@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ef_optax._checks import describe_leaves, named_leaves
-from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, wide
+from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, widen
 
 AxisName = None | str | tuple[str, ...]
 
@@ -100,7 +100,7 @@ class Workers:
 
     def mean(self, tree: Any) -> Any:
         """Averages floating-point leaves over the workers, in at least float32."""
-        total = self.sum(jax.tree.map(lambda x: x.astype(wide(x.dtype)), tree))
+        total = self.sum(widen(tree))
         return jax.tree.map(lambda t, x: (t / self.size).astype(x.dtype), total, tree)
 
     def _reduce(self, collective: Callable[..., Any], tree: Any) -> Any:
