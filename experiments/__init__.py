@@ -4,7 +4,8 @@ A study is one module, named with one line in `_registry.STUDIES`, that has
 
 - ``Config``, a frozen dataclass. Every field has a default and becomes an option of
   the command line (see `_cli`); ``field(metadata={"help": ...})`` describes it. Bad
-  values raise ValueError in ``__post_init__``.
+  values raise ValueError in ``__post_init__``. ``CLAIMS``, a class attribute, says what
+  the papers claim and when that counts as reproduced (see `_claims`).
 - ``run(config)``, which prints what it finds, writes its files by
   `_results.Results`, and returns whatever a test may want to look at. What the user
   can set right (a missing file, too few devices) raises `_registry.StudyError`.

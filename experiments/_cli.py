@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
         return launch.main(options)
     try:
-        study = load(name)
-        study.run(parse(study.Config, options, f"python -m experiments {name}"))
+        study, config = load(name)
+        study.run(parse(config, options, f"python -m experiments {name}"))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,7 +44,13 @@ def main(argv: Sequence[str]) -> int:
 def studies() -> str:
     """Returns the names of all studies with their descriptions."""
     width = max(map(len, STUDIES))
-    return "\n".join(f"{n:{width}}  {s.description}" for n, s in STUDIES.items())
+    groups: dict[str, list[str]] = {}
+    for name, study in STUDIES.items():
+        line = f"  {name:{width}}  {study.description}"
+        groups.setdefault(study.group, []).append(line)
+    return "\n\n".join(
+        "\n".join([f"{group}:", *lines]) for group, lines in groups.items()
+    )
 
 
 def parse(config: type[T], options: Sequence[str], prog: str) -> T:
@@ -86,16 +92,19 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
 
 def options_of(config: Any) -> list[str]:
     """Returns the options that give a configuration, but for positional ones."""
-    out = []
-    for field in dataclasses.fields(config):
-        name, value = field.name.replace("_", "-"), getattr(config, field.name)
-        if field.metadata.get("positional"):
-            continue
-        if isinstance(value, bool):
-            out.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            out.append(f"--{name}={show(value).replace('%%', '%')}")
-    return out
+    return [
+        option_of(config, field)
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("positional")
+    ]
+
+
+def option_of(config: Any, field: dataclasses.Field[Any]) -> str:
+    """Returns the option that gives one field of a configuration."""
+    name, value = field.name.replace("_", "-"), getattr(config, field.name)
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={show(value).replace('%%', '%')}"
 
 
 def reader(kind: Any) -> Callable[[str], Any]:

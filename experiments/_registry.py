@@ -7,10 +7,19 @@ from typing import Any, NamedTuple
 
 
 class Study(NamedTuple):
-    """Where a study is, and what it shows."""
+    """Where a study is, and what it shows.
+
+    Attributes:
+      module: has `run`, and the configuration.
+      description: in one line.
+      config: the name of the configuration's class in the module.
+      group: of which the list speaks together.
+    """
 
     module: str
     description: str
+    config: str = "Config"
+    group: str = "tools and first steps"
 
 
 STUDIES = {
@@ -41,13 +50,17 @@ class StudyError(Exception):
     """What the user can set right; shown without a traceback."""
 
 
-def load(name: str) -> Any:
-    """Returns the module of a study, which has `Config` and `run`."""
+def load(name: str) -> tuple[Any, Any]:
+    """Returns the module of a study, which has `run`, and its configuration's class.
+
+    Raises:
+      StudyError: if there is no such study, or a package that it needs is missing.
+    """
     if name not in STUDIES:
         known = ", ".join(STUDIES)
         raise StudyError(f"there is no study {name!r}; there are: {known}.")
     try:
-        return importlib.import_module(STUDIES[name].module)
+        module = importlib.import_module(STUDIES[name].module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "experiments"):
@@ -56,3 +69,4 @@ def load(name: str) -> Any:
             f"{name} needs the package {package!r}, which is not installed: "
             "pip install -e '.[experiments]'"
         ) from error
+    return module, getattr(module, STUDIES[name].config)

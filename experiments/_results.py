@@ -1,4 +1,4 @@
-"""What a study leaves behind, results/NAME/{config.json, metrics.jsonl, …}."""
+"""What a study leaves behind: config.json, metrics.jsonl, figures, summary.md."""
 
 from __future__ import annotations
 
@@ -8,50 +8,111 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from experiments._claims import PAPERS, Judged, claims_of, judge
 from experiments._registry import StudyError
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Results:
-    """A directory with a study's configuration, metrics, figure and summary.
+    """A directory with a study's configuration, metrics, figures and summary.
 
-    Opening it writes config.json and removes the files of an earlier run.
+    Opening it writes config.json, with the criteria of all claims, before anything
+    runs. A directory that holds results of another configuration is left as it is.
 
     Args:
       root: the directory of all results.
       name: the directory of this study.
       config: the configuration, a dataclass, as it was really used.
+      resume: whether to keep the lines of metrics.jsonl that an earlier run of the
+        same configuration left; they are in `records`.
+      replace: whether results of any configuration give way, as old timings do.
+      study: the name that the command line knows, if it is not `name`.
+
+    Raises:
+      StudyError: if the directory cannot be made, or is of another configuration.
     """
 
-    def __init__(self, root: str | os.PathLike[str], name: str, config: Any):
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        name: str,
+        config: Any,
+        resume: bool = False,
+        replace: bool = False,
+        study: str | None = None,
+    ):
         self.path = pathlib.Path(root) / name
         self.metrics_path = self.path / "metrics.jsonl"
         self.figure_path = self.path / "figure.png"
         self.summary_path = self.path / "summary.md"
+        self.config_path = self.path / "config.json"
+        self.claims = {claim.key: claim for claim in claims_of(config)}
+        self.judged: dict[str, Judged] = {}
+        content = {
+            "study": study or name,
+            "command": command(study or name, config),
+            "commit": commit(),
+            "config": _plain(dataclasses.asdict(config)),
+            "claims": [claim._asdict() for claim in self.claims.values()],
+            "environment": environment(),
+        }
+        same = not replace and self._refuse_another(content, config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"cannot make {self.path}: {error}") from error
-        for path in (self.metrics_path, self.figure_path, self.summary_path):
+        self.records = self._read_metrics() if resume and same else []
+        for path in (*self.path.glob("figure*.png"), self.summary_path,
+                     self.path / "verdicts.json"):
             path.unlink(missing_ok=True)
-        self.metrics_path.touch()
-        content = {
-            "study": name,
-            "config": dataclasses.asdict(config),
-            "environment": environment(),
-        }
-        text = json.dumps(content, indent=2)
-        (self.path / "config.json").write_text(text + "\n")
+        if self.records:  # Of which commits, all of them.
+            content["commit"] = ", ".join(dict.fromkeys(self._commits))
+        else:
+            self.metrics_path.write_text("")
+        self.config_path.write_text(json.dumps(content, indent=2) + "\n")
 
     def metric(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl; not-finite numbers become null."""
         line = json.dumps({name: _plain(value) for name, value in values.items()})
         with self.metrics_path.open("a") as file:
             file.write(line + "\n")
+
+    def figure(self, figure: Any, name: str = "") -> None:
+        """Writes figure.png, or figure_NAME.png."""
+        path = self.path / f"figure_{name}.png" if name else self.figure_path
+        figure.savefig(path, dpi=150)
+
+    def verdict(self, key: str, holds: Any, number: str, why: str = "") -> None:
+        """Records whether a claim's criterion holds, what was measured, and why."""
+        self.judged[key] = judge(self.claims[key], bool(holds), number, why)
+
+    def finish(self, text: str) -> None:
+        """Writes summary.md and verdicts.json, and prints the summary.
+
+        Raises:
+          ValueError: if a claim of the configuration has no verdict.
+        """
+        for claim in self.claims.values():
+            if claim.not_run:
+                self.verdict(claim.key, False, "")
+        open_ = [key for key in self.claims if key not in self.judged]
+        if open_:
+            raise ValueError(f"no verdict on {', '.join(open_)}.")
+        if self.claims:
+            verdicts = {
+                key: claim._asdict() | self.judged[key]._asdict()
+                for key, claim in self.claims.items()
+            }
+            content = json.dumps(verdicts, indent=2, ensure_ascii=False)
+            (self.path / "verdicts.json").write_text(content + "\n")
+            text += "\n\n" + self._verdicts()
+        self.summary(text)
+        print(self.summary_path.read_text(), self.files(), sep="\n")
 
     def summary(self, text: str) -> None:
         """Writes summary.md."""
@@ -60,6 +121,92 @@ class Results:
     def files(self) -> str:
         """Returns which files were written, one a line."""
         return "\n".join(str(path) for path in sorted(self.path.iterdir()))
+
+    def _verdicts(self) -> str:
+        """Returns the verdicts as a list in Markdown."""
+        lines = []
+        for key, claim in self.claims.items():
+            judged = self.judged[key]
+            measured = f" Here: {judged.number}." if judged.number else ""
+            why = f" ({judged.why})" if judged.why else ""
+            lines.append(
+                f"- **{judged.verdict}** · {PAPERS[claim.paper]}, {claim.where}: "
+                f"{claim.says} Criterion: {claim.criterion}.{measured}{why}"
+            )
+        return "\n".join(lines)
+
+    def _refuse_another(self, content: dict[str, Any], config: Any) -> bool:
+        """Returns whether there are results of the same configuration."""
+        if not self.config_path.exists():
+            return False
+        try:
+            saved = json.loads(self.config_path.read_text())
+            before = saved["config"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StudyError(
+                f"{self.config_path} cannot be read ({error}), so that nobody knows "
+                f"whose results these are; move {self.path} away, or choose another "
+                "--results."
+            ) from error
+        places = {f.name for f in dataclasses.fields(config) if is_place(f)}
+        now = json.loads(json.dumps(content["config"]))
+        changed = [
+            f"{name} is {now.get(name)!r} and was {before.get(name)!r}"
+            for name in {**before, **now}
+            if name not in places and before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise StudyError(
+                f"{self.path} holds results of another configuration: "
+                f"{'; '.join(changed)}. Nothing was changed there; move it away, or "
+                "choose another --results."
+            )
+        commits = str(saved.get("commit", "unknown")).split(", ")
+        self._commits = [*commits, content["commit"]]
+        return True
+
+    def _read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the lines of metrics.jsonl, without one that was cut off."""
+        if not self.metrics_path.exists():
+            return []
+        whole, _, _ = self.metrics_path.read_text().rpartition("\n")
+        self.metrics_path.write_text(whole + "\n" * bool(whole))
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def command(study: str, config: Any) -> str:
+    """Returns the command that gives this configuration, but for places of files."""
+    from experiments._cli import option_of
+
+    default = type(config)()
+    options = [
+        option_of(config, field)
+        for field in dataclasses.fields(config)
+        if not is_place(field)
+        and getattr(config, field.name) != getattr(default, field.name)
+    ]
+    return " ".join(["python -m experiments", study, *options])
+
+
+def is_place(field: dataclasses.Field[Any]) -> bool:
+    """Returns whether a field says where files are, not what is computed."""
+    return field.name == "results" or bool(field.metadata.get("place"))
+
+
+def commit() -> str:
+    """Returns the commit of the code, with a + if files differ from it."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "..")
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def environment() -> dict[str, Any]:
@@ -121,6 +268,8 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float):

@@ -156,7 +156,7 @@ def run(config: Config) -> dict[str, Any]:
     # Their buffers would make the machine of the next comparison a smaller one.
     contenders.clear()
     selection = time_top_k(config)
-    results = Results(config.results, "bench_update", config)
+    results = Results(config.results, "bench_update", config, replace=True)
     for name, row in rows.items():
         results.metric(update=name, **row)
     results.metric(selection="top_k", **selection)

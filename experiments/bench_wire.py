@@ -269,7 +269,7 @@ def _write(
             for name, row in rows.items()
         ],
     )
-    results = Results(config.results, "bench_wire", config)
+    results = Results(config.results, "bench_wire", config, replace=True)
     for name, row in rows.items():
         results.metric(synchronisation=name, workers=jax.process_count(), **row)
     results.summary(headline + "\n\n" + text)

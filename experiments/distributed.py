@@ -246,7 +246,7 @@ def say(text: str) -> None:
 
 
 def _write(config: Config, out: dict[str, Any], losses: list[float]) -> None:
-    results = Results(config.results, "distributed", config)
+    results = Results(config.results, "distributed", config, replace=True)
     results.metric(**out, losses=losses)
     rows = [[name.replace("_", " "), f"{value:.2f}" if isinstance(value, float)
              else str(value)] for name, value in out.items()]

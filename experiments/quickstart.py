@@ -101,7 +101,8 @@ class Config:
         default="digits", metadata={"help": "scikit-learn's 1797 digits, or MNIST"}
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "where MNIST's IDX files are, .gz or not"}
+        default=None,
+        metadata={"help": "where MNIST's IDX files are, .gz or not", "place": True},
     )
     algorithms: tuple[str, ...] = field(
         default=tuple(ALGORITHMS), metadata={"help": "which to compare"}
