@@ -1,4 +1,4 @@
-"""Networks of the studies; no training code."""
+"""A multilayer perceptron."""
 
 from __future__ import annotations
 
