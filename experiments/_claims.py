@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 PAPERS = {
     "K": "Karimireddy et al. 2019",
@@ -12,6 +12,7 @@ PAPERS = {
 }
 
 Verdict = Literal["reproduced", "reproduced in kind", "not reproduced", "not run"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Claim(NamedTuple):
@@ -30,7 +31,7 @@ class Claim(NamedTuple):
       reduced: what is smaller here than in the paper; the verdict is then at best
         "reproduced in kind".
       not_run: why it is not run at all, if so.
-      figure: the study's file that shows it.
+      figure: the study's file that shows it; empty if none does.
     """
 
     key: str
@@ -58,14 +59,33 @@ class Judged(NamedTuple):
 
 
 def claims_of(config: Any) -> tuple[Claim, ...]:
-    """Returns the claims of a configuration, their criteria with its numbers."""
+    """Returns the claims of a configuration, their criteria with its numbers.
+
+    Raises:
+      ValueError: if two claims have one key, a paper is unknown, or a criterion names
+        what is no field of the configuration.
+    """
     values = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config)
     }
-    return tuple(
-        claim._replace(criterion=claim.criterion.format(**values))
-        for claim in getattr(config, "CLAIMS", ())
-    )
+    claims: dict[str, Claim] = {}
+    for claim in getattr(config, "CLAIMS", ()):
+        if claim.key in claims:
+            raise ValueError(f"two claims have the key {claim.key!r}.")
+        if claim.paper not in PAPERS:
+            known = ", ".join(PAPERS)
+            raise ValueError(
+                f"claim {claim.key!r} is of paper {claim.paper!r}; there are: {known}."
+            )
+        try:
+            criterion = claim.criterion.format(**values)
+        except (LookupError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"criterion of claim {claim.key!r}: {error!r}; in braces stand fields "
+                f"of the configuration: {', '.join(values)}."
+            ) from error
+        claims[claim.key] = claim._replace(criterion=criterion)
+    return tuple(claims.values())
 
 
 def judge(claim: Claim, holds: bool, number: str, why: str = "") -> Judged:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from experiments._registry import STUDIES, StudyError, load
+from experiments._registry import COMMANDS, STUDIES, StudyError, load
 
 T = TypeVar("T")
 
@@ -18,7 +18,6 @@ USAGE = """\
 usage: python -m experiments list
        python -m experiments NAME [--option value ...]
        python -m experiments NAME --help
-       python -m experiments launch -n N -- COMMAND...    as N processes on this host
 """
 
 
@@ -38,14 +37,18 @@ def main(argv: Sequence[str]) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{name} was interrupted; files that it wrote stay.", file=sys.stderr)
+        return 130
     return 0
 
 
 def studies() -> str:
-    """Returns the names of all studies with their descriptions."""
-    width = max(map(len, STUDIES))
+    """Returns the names of all studies and commands with their descriptions."""
+    every = STUDIES | COMMANDS
+    width = max(map(len, every))
     groups: dict[str, list[str]] = {}
-    for name, study in STUDIES.items():
+    for name, study in every.items():
         line = f"  {name:{width}}  {study.description}"
         groups.setdefault(study.group, []).append(line)
     return "\n\n".join(
@@ -67,13 +70,17 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         how: dict[str, Any] = {"dest": field.name, "default": default}
-        how["help"] = f"{field.metadata.get('help', '')} [{show(default)}]".strip()
+        text = field.metadata.get("help", "")
         if field.metadata.get("positional"):
             parser.add_argument(
-                field.name, nargs="*", default=default,
-                metavar=field.name.upper(), help=field.metadata.get("help"),
+                field.name, nargs="*", default=default, metavar=field.name.upper(),
+                help=text.replace("%", "%%"),
             )
             continue
+        if show(default):
+            text = f"{text} [{show(default)}]".strip()
+        # argparse formats help strings with %.
+        how["help"] = text.replace("%", "%%")
         if kind is bool:
             how["action"] = argparse.BooleanOptionalAction
         else:
@@ -87,7 +94,8 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
     try:
         return config(**values)
     except ValueError as error:
-        parser.error(str(error))
+        # Without the usage, which hides the message behind all the options.
+        parser.exit(2, f"error: {error} See {prog} --help.\n")
 
 
 def options_of(config: Any) -> list[str]:
@@ -104,7 +112,7 @@ def option_of(config: Any, field: dataclasses.Field[Any]) -> str:
     name, value = field.name.replace("_", "-"), getattr(config, field.name)
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={show(value).replace('%%', '%')}"
+    return f"--{name}={show(value)}"
 
 
 def reader(kind: Any) -> Callable[[str], Any]:
@@ -154,11 +162,12 @@ def metavar(kind: Any) -> str:
 
 def show(value: Any) -> str:
     """Returns a value as it would be typed."""
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
-        text = ",".join(map(show, value))
-    elif isinstance(value, dict):
-        text = ",".join(f"{name}={show(part)}" for name, part in value.items())
-    else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-    # argparse formats help strings with %.
-    return text.replace("%", "%%")
+        return ",".join(map(show, value))
+    if isinstance(value, dict):
+        return ",".join(f"{name}={show(part)}" for name, part in value.items())
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any, NamedTuple
 
@@ -45,22 +46,35 @@ STUDIES = {
     ),
 }
 
+# What is no study: it has no results of its own.
+COMMANDS = {
+    "launch": Study(
+        "experiments.launch",
+        "launch -n N -- COMMAND...: runs a command as N processes on this host",
+        group="commands",
+    ),
+}
+
 
 class StudyError(Exception):
     """What the user can set right; shown without a traceback."""
 
 
 def load(name: str) -> tuple[Any, Any]:
-    """Returns the module of a study, which has `run`, and its configuration's class.
+    """Returns the module of a name, which has `run`, and its configuration's class.
 
     Raises:
       StudyError: if there is no such study, or a package that it needs is missing.
     """
-    if name not in STUDIES:
-        known = ", ".join(STUDIES)
-        raise StudyError(f"there is no study {name!r}; there are: {known}.")
+    every = STUDIES | COMMANDS
+    if name not in every:
+        close = difflib.get_close_matches(name, every)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise StudyError(
+            f"there is no study {name!r}.{meant} There are: {', '.join(every)}."
+        )
     try:
-        module = importlib.import_module(STUDIES[name].module)
+        module = importlib.import_module(every[name].module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "experiments"):
@@ -69,4 +83,4 @@ def load(name: str) -> tuple[Any, Any]:
             f"{name} needs the package {package!r}, which is not installed: "
             "pip install -e '.[experiments]'"
         ) from error
-    return module, getattr(module, STUDIES[name].config)
+    return module, getattr(module, every[name].config)

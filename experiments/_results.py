@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments._claims import PAPERS, Judged, claims_of, judge
+from experiments._provenance import command, commit, environment, is_place
 from experiments._registry import StudyError
-
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Results:
@@ -61,34 +58,42 @@ class Results:
             "claims": [claim._asdict() for claim in self.claims.values()],
             "environment": environment(),
         }
-        same = not replace and self._refuse_another(content, config)
-        try:
+        with self._writing():
+            same = not replace and self._refuse_another(content, config)
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"cannot make {self.path}: {error}") from error
-        self.records = self._read_metrics() if resume and same else []
-        for path in (*self.path.glob("figure*.png"), self.summary_path,
-                     self.path / "verdicts.json"):
-            path.unlink(missing_ok=True)
-        if self.records:  # Of which commits, all of them.
-            content["commit"] = ", ".join(dict.fromkeys(self._commits))
-        else:
-            self.metrics_path.write_text("")
-        self.config_path.write_text(json.dumps(content, indent=2) + "\n")
+            self.records = self._read_metrics() if resume and same else []
+            if self.records:  # Of which commits, all of them.
+                content["commit"] = ", ".join(dict.fromkeys(self._commits))
+            # First what fails if nothing may be written there.
+            _write(self.config_path, json.dumps(content, indent=2) + "\n")
+            for path in (*self.path.glob("figure*.png"), self.summary_path,
+                         self.path / "verdicts.json"):
+                path.unlink(missing_ok=True)
+            if not self.records:
+                _write(self.metrics_path, "")
 
     def metric(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl; not-finite numbers become null."""
         line = json.dumps({name: _plain(value) for name, value in values.items()})
-        with self.metrics_path.open("a") as file:
+        with self._writing(), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def figure(self, figure: Any, name: str = "") -> None:
         """Writes figure.png, or figure_NAME.png."""
         path = self.path / f"figure_{name}.png" if name else self.figure_path
-        figure.savefig(path, dpi=150)
+        with self._writing():
+            figure.savefig(path, dpi=150)
 
     def verdict(self, key: str, holds: Any, number: str, why: str = "") -> None:
-        """Records whether a claim's criterion holds, what was measured, and why."""
+        """Records whether a claim's criterion holds, what was measured, and why.
+
+        Raises:
+          ValueError: if there is no such claim, or one does not hold and `why` is
+            empty.
+        """
+        if key not in self.claims:
+            known = ", ".join(self.claims) or "none"
+            raise ValueError(f"there is no claim {key!r}; there are: {known}.")
         self.judged[key] = judge(self.claims[key], bool(holds), number, why)
 
     def finish(self, text: str) -> None:
@@ -109,14 +114,16 @@ class Results:
                 for key, claim in self.claims.items()
             }
             content = json.dumps(verdicts, indent=2, ensure_ascii=False)
-            (self.path / "verdicts.json").write_text(content + "\n")
+            with self._writing():
+                _write(self.path / "verdicts.json", content + "\n")
             text += "\n\n" + self._verdicts()
         self.summary(text)
-        print(self.summary_path.read_text(), self.files(), sep="\n")
+        print(self.summary_path.read_text(encoding="utf-8"), self.files(), sep="\n")
 
     def summary(self, text: str) -> None:
         """Writes summary.md."""
-        self.summary_path.write_text(text.rstrip() + "\n")
+        with self._writing():
+            _write(self.summary_path, text.rstrip() + "\n")
 
     def files(self) -> str:
         """Returns which files were written, one a line."""
@@ -140,9 +147,9 @@ class Results:
         if not self.config_path.exists():
             return False
         try:
-            saved = json.loads(self.config_path.read_text())
-            before = saved["config"]
-        except (OSError, ValueError, KeyError) as error:
+            saved = json.loads(self.config_path.read_text(encoding="utf-8"))
+            before = dict(saved["config"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StudyError(
                 f"{self.config_path} cannot be read ({error}), so that nobody knows "
                 f"whose results these are; move {self.path} away, or choose another "
@@ -169,60 +176,27 @@ class Results:
         """Returns the lines of metrics.jsonl, without one that was cut off."""
         if not self.metrics_path.exists():
             return []
-        whole, _, _ = self.metrics_path.read_text().rpartition("\n")
-        self.metrics_path.write_text(whole + "\n" * bool(whole))
-        return [json.loads(line) for line in whole.splitlines()]
+        text = self.metrics_path.read_text(encoding="utf-8")
+        whole, _, _ = text.rpartition("\n")
+        records = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise StudyError(
+                    f"{self.metrics_path}, line {number}, is damaged ({error}); move "
+                    f"{self.path} away to start anew."
+                ) from error
+        _write(self.metrics_path, whole + "\n" * bool(whole))
+        return records
 
-
-def command(study: str, config: Any) -> str:
-    """Returns the command that gives this configuration, but for places of files."""
-    from experiments._cli import option_of
-
-    default = type(config)()
-    options = [
-        option_of(config, field)
-        for field in dataclasses.fields(config)
-        if not is_place(field)
-        and getattr(config, field.name) != getattr(default, field.name)
-    ]
-    return " ".join(["python -m experiments", study, *options])
-
-
-def is_place(field: dataclasses.Field[Any]) -> bool:
-    """Returns whether a field says where files are, not what is computed."""
-    return field.name == "results" or bool(field.metadata.get("place"))
-
-
-def commit() -> str:
-    """Returns the commit of the code, with a + if files differ from it."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "..")
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def environment() -> dict[str, Any]:
-    """Returns versions and devices, of which numbers depend."""
-    import jax
-
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    devices = jax.devices()
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-    }
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says which folder it was that could not be written."""
+        try:
+            yield
+        except OSError as error:
+            raise StudyError(f"cannot write to {self.path}: {error}") from error
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -263,10 +237,17 @@ def progress(total: int, unit: str = "epoch") -> Any:
     )
 
 
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a text whole or not at all, so that an interrupted run leaves no half."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
 def _plain(value: Any) -> Any:
     import numpy as np
 
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # Arrays and scalars of NumPy and of JAX.
         value = value.tolist()
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}

@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 from typing import ClassVar
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import _claims, _results
+from experiments import _claims, _cli, _provenance, _registry, _results
 from experiments._claims import Claim
 from experiments._registry import StudyError
 
@@ -86,3 +91,158 @@ def test_resuming_keeps_whole_lines(tmp_path):
     assert opened(tmp_path, resume=True).records[2] == {"run": 3}
     assert opened(tmp_path).records == []
     assert opened(tmp_path).metrics_path.read_text() == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])
+def test_a_config_that_is_none_is_refused(content, tmp_path):
+    opened(tmp_path)
+    (tmp_path / "study/config.json").write_text(content)
+    with pytest.raises(StudyError, match=r"config\.json cannot be read"):
+        opened(tmp_path)
+
+
+def test_a_damaged_line_is_not_resumed_over(tmp_path):
+    results = opened(tmp_path)
+    results.metrics_path.write_text('{"run": 1}\n{"run": \n{"run": 3}\n')
+    with pytest.raises(StudyError, match=r"metrics\.jsonl, line 2, is damaged"):
+        opened(tmp_path, resume=True)
+    assert '{"run": 3}' in results.metrics_path.read_text()
+
+
+def test_a_folder_that_cannot_be_written_says_which(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/metrics.jsonl").mkdir()  # root may write anywhere else
+    with pytest.raises(StudyError, match=r"cannot write to .*study"):
+        opened(tmp_path)
+
+
+def test_arrays_of_either_kind_are_numbers(tmp_path):
+    results = opened(tmp_path)
+    results.metric(a=jnp.arange(2), b=np.float32(0.5), c=[jnp.float32(jnp.inf)])
+    assert json.loads(results.metrics_path.read_text()) == {
+        "a": [0, 1], "b": 0.5, "c": [None]}
+
+
+def configured(*claims):
+    @dataclasses.dataclass(frozen=True)
+    class Claiming:
+        CLAIMS: ClassVar = claims
+        slope: float = 1.0
+
+    return Claiming()
+
+
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        ((CLAIM, CLAIM), "two claims have the key 'rate'"),
+        ((CLAIM._replace(paper="X"),), "of paper 'X'; there are: K, B, S"),
+        ((CLAIM._replace(criterion="at most {slop}"),), "'rate': KeyError.*slope"),
+        ((CLAIM._replace(criterion="in {0, 1}"),), "criterion of claim 'rate'"),
+        ((CLAIM._replace(criterion="a set {"),), "criterion of claim 'rate'"),
+    ],
+)
+def test_claims_that_cannot_be_judged_are_refused(claims, message):
+    with pytest.raises(ValueError, match=message):
+        _claims.claims_of(configured(*claims))
+
+
+def test_a_verdict_is_of_a_claim(tmp_path):
+    with pytest.raises(ValueError, match="no claim 'rat'; there are: rate, full"):
+        opened(tmp_path).verdict("rat", True, "1")
+
+
+# By which command and code.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of many kinds."""
+
+    words: tuple[str, ...] = dataclasses.field(
+        default=(), metadata={"positional": True, "help": "50% of them"})
+    rate: float = dataclasses.field(default=0.1, metadata={"help": "in %"})
+    only: tuple[str, ...] = ()
+    limit: int | None = 3
+    results: str = "results"
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise ValueError(f"rate must not be negative; got {self.rate:g}.")
+
+
+def test_the_command_gives_the_configuration_again():
+    config = Options(
+        words=("a b", "c"), rate=0.123456789012, only=("vote packed", "$x"),
+        limit=None, results="/secret")
+    command = _provenance.command("study", config)
+    assert "secret" not in command
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    words = json.loads(subprocess.run(
+        ["sh", "-c", command.replace("python -m experiments study",
+                                     f"{sys.executable} -c '{code}'")],
+        capture_output=True, text=True, check=True).stdout)
+    again = _cli.parse(Options, words, "study")
+    assert again == dataclasses.replace(config, results="results")
+
+
+def test_help_shows_percent_signs_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        _cli.parse(Options, ["--help"], "study")
+    out = capsys.readouterr().out
+    assert "50% of them" in out and "in % [0.1]" in out and "[3]" in out
+    assert "[]" not in out
+
+
+def test_a_bad_value_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit) as refused:
+        _cli.parse(Options, ["--rate=-1"], "study")
+    assert refused.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: rate must not be negative; got -1. See study --help.\n")
+
+
+def test_only_files_that_are_imported_count_for_the_commit(tmp_path):
+    """A repository of its own, in which two studies and a test are changed."""
+    root = tmp_path / "repository"
+    (root / "experiments").mkdir(parents=True)
+    source = pathlib.Path(_provenance.__file__).read_text()
+    (root / "experiments/_provenance.py").write_text(source)
+    for name in ("__init__", "_registry", "one", "two"):
+        (root / f"experiments/{name}.py").write_text("")
+
+    def run(*words):
+        return subprocess.run(
+            words, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(*imported):
+        names = ", ".join(["_provenance", "_registry", *imported])
+        return run(sys.executable, "-c", f"from experiments import {names}; "
+                   "print(_provenance.commit())")
+
+    assert commit() == "unknown"
+    run("git", "init", "-q")
+    run("git", "add", ".")
+    run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
+    head = run("git", "rev-parse", "--short=12", "HEAD")
+    for name in ("one", "_registry"):
+        (root / f"experiments/{name}.py").write_text("a = 1")
+    (root / "experiments/three.py").write_text("")
+    assert commit("two") == head
+    assert commit("one") == commit("three") == head + "+"
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    class Interrupted:
+        @staticmethod
+        def run(config):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "load", lambda name: (Interrupted, Options))
+    assert _cli.main(["quickstart"]) == 130
+    assert "quickstart was interrupted" in capsys.readouterr().err
+
+
+def test_a_near_miss_is_named():
+    with pytest.raises(StudyError, match="Did you mean quickstart"):
+        _registry.load("quikstart")
