@@ -102,7 +102,10 @@ class Config:
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "where MNIST's IDX files are, .gz or not", "place": True},
+        metadata={
+            "help": "where MNIST's IDX files are, .gz or not; none: fetched",
+            "place": True,
+        },
     )
     algorithms: tuple[str, ...] = field(
         default=tuple(ALGORITHMS), metadata={"help": "which to compare"}

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments._registry import StudyError
+from experiments.data import _fetch
 from experiments.data._pickles import read_pickle
 
 Part = tuple[np.ndarray, np.ndarray]  # Pixels [n, 3072] and labels [n], both uint8.
@@ -78,16 +79,15 @@ def load_cifar(
 
     Args:
       name: which.
-      data_dir: the directory with the binary or the pickled files, or its parent.
+      data_dir: the directory with the binary or the pickled files, or its parent;
+        None fetches the binary ones.
       examples: how many there must be to train and to test on, evenly in the files.
 
     Raises:
       StudyError: if a file is missing, or is not what its name says.
     """
     cifar = CIFAR[name]
-    if data_dir is None:
-        raise StudyError(f"--data {name} needs --data-dir DIR. {_expected(cifar)}")
-    directory, suffix = _find(cifar, pathlib.Path(data_dir))
+    directory, suffix = _find(cifar, _fetched(cifar, data_dir))
     read = _read_binary if suffix else _read_pickled
     each = examples[0] // len(cifar.train)
     parts = [read(directory / (f + suffix), cifar, each) for f in cifar.train]
@@ -98,6 +98,15 @@ def load_cifar(
         _images(pixels), labels.astype(np.int32),
         _images(test_pixels), test_labels.astype(np.int32), cifar.classes,
     )
+
+
+def _fetched(cifar: Cifar, data_dir: str | None) -> pathlib.Path:
+    """Returns the directory that was given, or one with the fetched files."""
+    if data_dir is not None:
+        return pathlib.Path(data_dir)
+    archive = _fetch.CIFAR_ARCHIVES[cifar.binary]
+    names = tuple(f"{name}.bin" for name in (*cifar.train, cifar.test))
+    return _fetch.fetch_archive(cifar.binary, archive, names, _expected(cifar))
 
 
 def _find(cifar: Cifar, directory: pathlib.Path) -> tuple[pathlib.Path, str]:

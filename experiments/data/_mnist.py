@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from experiments._registry import StudyError
+from experiments.data import _fetch
 from experiments.data._dataset import Dataset
 from experiments.data._idx import read_idx
 
@@ -27,12 +28,16 @@ EXPECTED = (
 def load_mnist(data_dir: str | None) -> Dataset:
     """Returns MNIST from its four IDX files, compressed or not.
 
+    Args:
+      data_dir: the directory with the files; None fetches them.
+
     Raises:
       StudyError: if a file is missing, or is not what its name says.
     """
     if data_dir is None:
-        raise StudyError(f"--data mnist needs --data-dir DIR. {EXPECTED}")
-    directory = pathlib.Path(data_dir)
+        directory = _fetch.fetch_files("mnist", _fetch.MNIST_FILES, EXPECTED)
+    else:
+        directory = pathlib.Path(data_dir)
     paths = {part: _find(directory, name) for part, name in MNIST.items()}
     missing = [MNIST[part] for part, path in paths.items() if path is None]
     if missing:
