@@ -23,6 +23,8 @@ class Study(NamedTuple):
     group: str = "tools and first steps"
 
 
+NETWORKS = "the papers: networks"
+
 STUDIES = {
     "quickstart": Study(
         "experiments.quickstart",
@@ -39,6 +41,30 @@ STUDIES = {
     "bench_wire": Study(
         "experiments.bench_wire",
         "bytes and time of synchronising 25.6M gradients between processes",
+    ),
+    "cifar": Study(
+        "experiments.cifar.comparison",
+        "networks on CIFAR with the optimizers of the papers, as the options say",
+        group=NETWORKS,
+    ),
+    "cifar_small": Study(
+        "experiments.cifar.comparison",
+        "a small ResNet on 10,000 images of CIFAR-10 at batches of 128, 32 and 8",
+        config="Small", group=NETWORKS,
+    ),
+    "cifar_tune": Study(
+        "experiments.cifar.tune", "the learning rate of each algorithm from a grid",
+        group=NETWORKS,
+    ),
+    "cifar100_resnet18": Study(
+        "experiments.cifar.comparison",
+        "ResNet-18 on CIFAR-100 for 200 epochs, for accelerators",
+        config="Resnet18", group=NETWORKS,
+    ),
+    "cifar10_vgg19": Study(
+        "experiments.cifar.comparison",
+        "VGG19 on CIFAR-10 for 200 epochs, for accelerators",
+        config="Vgg19", group=NETWORKS,
     ),
     "distributed": Study(
         "experiments.distributed",

@@ -21,8 +21,9 @@ from experiments.data import Dataset
 
 AXIS = "workers"
 
-# From a learning rate, maybe traced, and the axis of the workers to an optimizer.
-Algorithm = Callable[[Any, str], optax.GradientTransformation]
+# From a learning rate, maybe traced, and the axis of the workers, None for one worker,
+# to an optimizer.
+Algorithm = Callable[[Any, Any], optax.GradientTransformation]
 
 
 class Classification:

@@ -7,6 +7,7 @@ from experiments.data._dataset import Dataset, hold_out, standardize
 from experiments.data._digits import load_digits
 from experiments.data._idx import read_idx
 from experiments.data._mnist import MNIST, load_mnist
+from experiments.data._synthetic import synthetic_images
 
 __all__ = [
     "CIFAR",
@@ -20,6 +21,7 @@ __all__ = [
     "load_mnist",
     "read_idx",
     "standardize",
+    "synthetic_images",
 ]
 
 

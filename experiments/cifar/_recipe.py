@@ -1,0 +1,193 @@
+"""What every training on CIFAR has: data, network, optimizers, schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+import jax
+
+import ef_optax
+from experiments import data, models
+from experiments._registry import StudyError
+from experiments._workers import worker_devices
+from experiments.cifar._algorithms import ALGORITHMS, algorithm
+from experiments.cifar._steps import Steps
+from experiments.cifar._training import Plan, Protocol
+
+DatasetName = Literal["cifar10", "cifar100", "synthetic"]
+
+# The batch size of which learning rates are given; others scale in proportion.
+REFERENCE_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Training of a network for images."""
+
+    dataset: DatasetName = field(
+        default="cifar10",
+        metadata={"help": "CIFAR, or noisy patterns that need no files"},
+    )
+    data_dir: str | None = field(default=None, metadata={
+        "help": "where CIFAR's binary files or pickles are; none: download",
+        "place": True})
+    note: str = field(default="", metadata={"help": "on the data, for the summary"})
+    train_images: int = field(default=0, metadata={
+        "help": "only the first so many of the training part; 0: all"})
+    test_images: int = field(default=0, metadata={
+        "help": "only the first so many of the test part; 0: all"})
+    model: str = field(default="resnet18", metadata={
+        "help": f"one of {', '.join(models.MODELS)}"})
+    weight_decay: float = field(default=5e-4, metadata={"help": "of all parameters"})
+    epochs: int = field(default=200, metadata={"help": "passes over the data"})
+    drops: tuple[float, ...] = field(default=(0.5, 0.75), metadata={
+        "help": "after which parts of all epochs the learning rate falls"})
+    drop_factor: float = field(default=10.0, metadata={
+        "help": "by what it is divided there"})
+    augmented: bool = field(default=True, metadata={
+        "help": "random crops and mirror images"})
+    densities: bool = field(default=True, metadata={
+        "help": "measure the densities of g and of γg + e at every step"})
+    protocol: Protocol = field(default="clean", metadata={
+        "help": "clean carries all state through the drops of the learning rate and "
+                "reports the last epoch; original does as the code of 2019 did"})
+    evaluate_every: int = field(default=1, metadata={
+        "help": "epochs between evaluations on the test part"})
+    checkpoint_every: int = field(default=1, metadata={
+        "help": "epochs between checkpoints; 0: none", "place": True})
+    workers: int = field(default=1, metadata={
+        "help": "each on a device of its own, with its part of each batch"})
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot run."""
+        models.build(self.model, 10)
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1; got {self.epochs}.")
+        if any(not 0 < drop < 1 for drop in self.drops):
+            raise ValueError(
+                f"drops are parts of all epochs, in (0, 1); got {self.drops}."
+            )
+        for name in ("train_images", "test_images", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} must not be negative; got {getattr(self, name)}."
+                )
+        for name in ("evaluate_every", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1; got {getattr(self, name)}."
+                )
+        if self.protocol == "original" and self.evaluate_every != 1:
+            raise ValueError(
+                "the original protocol looks for the best epoch: evaluate_every must "
+                f"be 1; got {self.evaluate_every}."
+            )
+
+    def plan(self, batch_size: int, learning_rate: float, seed: int) -> Plan:
+        """Returns how to train once; the rate is that of `REFERENCE_BATCH`."""
+        if batch_size % self.workers:
+            raise ValueError(
+                f"a batch of {batch_size} does not divide evenly among {self.workers} "
+                "workers."
+            )
+        return Plan(
+            self.epochs, tuple(round(drop * self.epochs) for drop in self.drops),
+            self.drop_factor, batch_size,
+            learning_rate * batch_size / REFERENCE_BATCH, seed, self.protocol,
+            self.evaluate_every, self.checkpoint_every,
+        )
+
+    def load(self) -> data.Images:
+        """Returns the images that are used."""
+        if self.dataset == "synthetic":
+            return data.synthetic_images(self.train_images or 512,
+                                         self.test_images or 128)
+        images = data.load_cifar(self.dataset, self.data_dir)
+        first = slice(self.train_images or None), slice(self.test_images or None)
+        for part, count in (("train", self.train_images), ("test", self.test_images)):
+            there = len(getattr(images, f"y_{part}"))
+            if count > there:
+                raise StudyError(
+                    f"{part}_images is {count}, and {self.dataset} has {there}."
+                )
+        return dataclasses.replace(
+            images,
+            x_train=images.x_train[first[0]], y_train=images.y_train[first[0]],
+            x_test=images.x_test[first[1]], y_test=images.y_test[first[1]],
+        )
+
+    def steps(self, name: str, classes: int) -> Steps:
+        """Returns the compiled functions of one algorithm."""
+        mesh = None
+        if self.workers > 1:
+            mesh = ef_optax.worker_mesh(
+                devices=worker_devices(self.workers)
+            )
+        return Steps(
+            models.build(self.model, classes), algorithm(name, self.weight_decay),
+            self.weight_decay, self.augmented, self.densities, mesh,
+        )
+
+    @property
+    def text(self) -> str:
+        """Describes the training in a sentence or two."""
+        count = f"the first {self.train_images}" if self.train_images else "all"
+        drops = " and ".join(str(round(drop * self.epochs)) for drop in self.drops)
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{self.model} on {count} training images of {self.dataset}{note}, "
+            f"{self.epochs} epochs"
+            + (f", learning rate divided by {self.drop_factor:g} after {drops}"
+               if drops else ", constant learning rate")
+            + f", weight decay {self.weight_decay:g}, "
+            f"{'cropped and mirrored' if self.augmented else 'not augmented'}, "
+            f"{self.protocol} protocol, {self.workers} worker"
+            f"{'s'[: self.workers > 1]}."
+        )
+
+
+def on_device(images: data.Images) -> tuple[Any, Any]:
+    """Returns the training and the test part as arrays of the device."""
+    put = functools.partial(jax.tree.map, jax.numpy.asarray)
+    return put((images.x_train, images.y_train)), put((images.x_test, images.y_test))
+
+
+def hold_out(images: data.Images, count: int) -> data.Images:
+    """Returns the training part alone, its last `count` images as the test part.
+
+    Raises:
+      StudyError: if nothing is left to train on.
+    """
+    there = len(images.y_train)
+    if not 0 < count < there:
+        raise StudyError(
+            f"validation must be from 1 to {there - 1} of the {there} training images; "
+            f"got {count}."
+        )
+    return dataclasses.replace(
+        images,
+        x_train=images.x_train[:-count], y_train=images.y_train[:-count],
+        x_test=images.x_train[-count:], y_test=images.y_train[-count:],
+    )
+
+
+def check_algorithms(names: tuple[str, ...], rates: Mapping[str, float]) -> None:
+    """Refuses unknown algorithms, and those without a learning rate.
+
+    Raises:
+      ValueError: if there are any.
+    """
+    unknown = sorted({*names, *rates} - set(ALGORITHMS))
+    if unknown or not names:
+        raise ValueError(
+            f"algorithms must be some of {', '.join(ALGORITHMS)}; got "
+            f"{', '.join(unknown) or 'none'}."
+        )
+    lacking = [name for name in names if name not in rates]
+    if lacking:
+        raise ValueError(f"learning_rates lacks {', '.join(lacking)}.")
+
