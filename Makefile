@@ -5,10 +5,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 JOBS   ?= 2
 
-.PHONY: quickstart test test-slow lint bench bench-wire clean
+.PHONY: quickstart report test test-slow lint bench bench-wire clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m experiments quickstart
+
+report: $(STAMP)
+	$(BIN)/python -m experiments report
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --doctest-modules ef_optax tests

@@ -74,6 +74,16 @@ STUDIES = {
 
 # What is no study: it has no results of its own.
 COMMANDS = {
+    "publish": Study(
+        "experiments.publish",
+        "publish NAME...: copies results of studies to experiments/published",
+        group="commands",
+    ),
+    "report": Study(
+        "experiments.report",
+        "what the papers claim and what came out here, as one page of all results",
+        group="commands",
+    ),
     "launch": Study(
         "experiments.launch",
         "launch -n N -- COMMAND...: runs a command as N processes on this host",
