@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -148,7 +149,9 @@ def typed(tree: Any, like: Any) -> Any:
     def wrap(x: Any, old: Any) -> Any:
         if not _is_key(old):
             return x
-        return jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
+        # Of a dtype alone, which is all that shapes have.
+        impl = jax.random.key_impl(jnp.zeros((), old.dtype))
+        return jax.random.wrap_key_data(x, impl=impl)
 
     return jax.tree.map(wrap, tree, like)
 

@@ -49,7 +49,7 @@ STUDIES = {
     ),
     "cifar_small": Study(
         "experiments.cifar.comparison",
-        "a small ResNet on 10,000 images of CIFAR-10 at batches of 128, 32 and 8",
+        "a small ResNet on 5,000 images of CIFAR-10 at batches of 128, 32 and 8",
         config="Small", group=NETWORKS,
     ),
     "cifar_tune": Study(

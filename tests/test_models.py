@@ -32,7 +32,7 @@ def test_parameters(name, classes, parameters, tensors):
 
 
 def test_batch_statistics_move_in_training_only():
-    network = models.build("resnet8_tiny", 10)
+    network = models.build("resnet4_tiny", 10)
     x = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
     variables = network.init(jax.random.key(0), x)
     _, kept = network.apply(variables, x, mutable=["batch_stats"])

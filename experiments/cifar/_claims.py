@@ -12,7 +12,7 @@ from experiments._results import spread
 from experiments.cifar._runs import Ended
 
 REDUCED = (
-    "a ResNet of 78,042 parameters on 16 x 16 pixels, 10,000 training and 5,000 test "
+    "a ResNet of 78,042 parameters on 16 x 16 pixels, 5,000 training and 5,000 test "
     "images of CIFAR-10, 30 epochs instead of 200"
 )
 ACCELERATOR = (

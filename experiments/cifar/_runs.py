@@ -49,6 +49,12 @@ class Ended(NamedTuple):
         values = self.columns[name]
         return float(values[np.isfinite(values)][-1])
 
+    def mean(self, name: str) -> float:
+        """Returns the mean of what was measured, NaN if nothing was."""
+        values = self.columns[name]
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
     def best(self, name: str) -> float:
         """Returns the greatest measured value, of the original protocol."""
         values = self.columns[name]

@@ -172,14 +172,14 @@ class Steps:
         decayed = jax.tree.map(
             lambda g, p: g + self._weight_decay * p, grads, state.params
         )
-        density = ef_optax.contraction(compressor, decayed)
+        density = 1 - ef_optax.contraction(compressor, decayed)
         error = optax.tree.get(state.optimizer, "error", None)
         if error is None:
             return density, density
         corrected = jax.tree.map(
             lambda g, e: e - learning_rate * g, decayed, error
         )
-        return density, ef_optax.contraction(compressor, corrected)
+        return density, 1 - ef_optax.contraction(compressor, corrected)
 
     def _measure(
         self, params: Any, batch_stats: Any, images: Any, labels: Any, places: Any,

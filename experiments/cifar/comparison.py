@@ -87,7 +87,7 @@ class Small(Config):
     STUDY: ClassVar[str] = "cifar_small"
     CLAIMS: ClassVar[tuple[Claim, ...]] = _claims.SMALL
 
-    train_images: int = 10_000
+    train_images: int = 5_000
     test_images: int = 5_000
     model: str = "resnet8_16"
     epochs: int = 30
@@ -153,10 +153,10 @@ def _summary(config: Config, ended: list[Ended]) -> str:
             *(spread([one.last(column) for one in done])
               for column in ("train_accuracy", "test_accuracy")),
             f"{np.mean([one.best('test_accuracy') for one in done]):.2f}",
-            *(spread([float(np.nanmean(one.columns[column])) for one in done], 3)
+            *(spread([one.mean(column) for one in done], 3)
               for column in ("density", "corrected_density")),
             str(broken) if broken else "",
-            f"{np.nanmean([one.columns['seconds'] for one in done]):.1f}",
+            f"{np.mean([one.mean('seconds') for one in done]):.1f}",
         ])
     count = len(config.seeds)
     header = ["algorithm", "batch", "rate", "train acc. %", "test acc. %", "best epoch",

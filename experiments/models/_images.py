@@ -18,7 +18,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     # For two cores: the first convolution leaves 16 x 16 pixels.
     "resnet8_16": lambda n: ResNet((1, 1, 1), (16, 32, 64), n, stem_stride=2),
     # For tests.
-    "resnet8_tiny": lambda n: ResNet((1, 1, 1), (4, 4, 8), n, stem_stride=2),
+    "resnet4_tiny": lambda n: ResNet((1,), (4,), n, stem_stride=2),
 }
 
 
