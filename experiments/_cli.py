@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import sys
 import types
@@ -65,7 +66,7 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
     """
     parser = argparse.ArgumentParser(prog, description=config.__doc__)
     hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in fields(config):
         kind, default = hints[field.name], field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -88,7 +89,7 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
             how["metavar"] = metavar(kind)
         parser.add_argument("--" + field.name.replace("_", "-"), **how)
     values = vars(parser.parse_args(options))
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in fields(config):
         if field.metadata.get("positional"):
             values[field.name] = tuple(values[field.name])
     try:
@@ -98,11 +99,30 @@ def parse(config: type[T], options: Sequence[str], prog: str) -> T:
         parser.exit(2, f"error: {error} See {prog} --help.\n")
 
 
+def fields(config: Any) -> list[dataclasses.Field[Any]]:
+    """Returns the fields of a configuration or of its class.
+
+    A field that a subclass gives another default, and nothing else, keeps the help and
+    all other metadata that it has in the base class.
+    """
+    owner = config if isinstance(config, type) else type(config)
+    found = []
+    for field in dataclasses.fields(owner):
+        inherited = [
+            getattr(base, "__dataclass_fields__", {}).get(field.name, field).metadata
+            for base in owner.__mro__
+        ]
+        field = copy.copy(field)
+        field.metadata = next(filter(None, inherited), field.metadata)
+        found.append(field)
+    return found
+
+
 def options_of(config: Any) -> list[str]:
     """Returns the options that give a configuration, but for positional ones."""
     return [
         option_of(config, field)
-        for field in dataclasses.fields(config)
+        for field in fields(config)
         if not field.metadata.get("positional")
     ]
 

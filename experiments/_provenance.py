@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import Any
 
+from experiments._cli import fields, option_of
+
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 # Of this repository. The list of studies changes no study.
 OURS = ("ef_optax", "experiments")
@@ -20,12 +22,10 @@ WITHOUT_EFFECT = "experiments._registry"
 
 def command(study: str, config: Any) -> str:
     """Returns the command that gives this configuration, but for places of files."""
-    from experiments._cli import option_of
-
     default = type(config)()
     options: list[str] = []
     positional: list[str] = []
-    for field in dataclasses.fields(config):
+    for field in fields(config):
         value = getattr(config, field.name)
         if is_place(field) or value == getattr(default, field.name):
             continue

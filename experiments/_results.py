@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments._claims import PAPERS, Judged, claims_of, judge
+from experiments._cli import fields
 from experiments._provenance import command, commit, environment, is_place
 from experiments._registry import StudyError
 
@@ -155,7 +156,7 @@ class Results:
                 f"whose results these are; move {self.path} away, or choose another "
                 "--results."
             ) from error
-        places = {f.name for f in dataclasses.fields(config) if is_place(f)}
+        places = {f.name for f in fields(config) if is_place(f)}
         now = json.loads(json.dumps(content["config"]))
         changed = [
             f"{name} is {now.get(name)!r} and was {before.get(name)!r}"

@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments import _folders
 from experiments._claims import claims_of
+from experiments._cli import fields
 from experiments._folders import Folder
 from experiments._provenance import is_place
 from experiments._registry import StudyError, load
@@ -117,7 +118,7 @@ def _files(path: pathlib.Path, config: Config) -> dict[str, bytes]:
         ran = folder.judged is not None and folder.judged[key].verdict != "not run"
         if ran and claim.figure and claim.figure not in files:
             raise StudyError(f"{path} lacks {claim.figure}, which shows claim {key!r}.")
-    places = {f.name for f in dataclasses.fields(own) if is_place(f)}
+    places = {f.name for f in fields(own) if is_place(f)}
     kept = {k: v for k, v in folder.saved["config"].items() if k not in places}
     content = json.dumps(folder.saved | {"config": kept}, indent=2)
     files["config.json"] = (content + "\n").encode()
@@ -185,8 +186,8 @@ def _tell_of_changes(folder: Folder, own: Any) -> None:
     """Says which criteria the study has changed since it ran."""
     default = own()
     now = json.loads(json.dumps({
-        field.name: getattr(default, field.name)
-        for field in dataclasses.fields(own) if not is_place(field)
+        f.name: getattr(default, f.name)
+        for f in fields(own) if not is_place(f)
     }))
     if any(folder.saved["config"].get(name) != now[name] for name in now):
         return  # Then criteria may have other numbers.

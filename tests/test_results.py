@@ -206,10 +206,10 @@ def test_only_files_that_are_imported_count_for_the_commit(tmp_path):
     """A repository of its own, in which two studies and a test are changed."""
     root = tmp_path / "repository"
     (root / "experiments").mkdir(parents=True)
-    source = pathlib.Path(_provenance.__file__).read_text()
-    (root / "experiments/_provenance.py").write_text(source)
-    for name in ("__init__", "_registry", "one", "two"):
-        (root / f"experiments/{name}.py").write_text("")
+    for name in ("__init__", "one", "two", "_cli", "_provenance", "_registry"):
+        source = pathlib.Path(_provenance.__file__).with_name(f"{name}.py")
+        text = source.read_text() if name.startswith("_") else ""
+        (root / f"experiments/{name}.py").write_text(text)
 
     def run(*words):
         return subprocess.run(
@@ -226,7 +226,8 @@ def test_only_files_that_are_imported_count_for_the_commit(tmp_path):
     run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
     head = run("git", "rev-parse", "--short=12", "HEAD")
     for name in ("one", "_registry"):
-        (root / f"experiments/{name}.py").write_text("a = 1")
+        with (root / f"experiments/{name}.py").open("a") as file:
+            file.write("a = 1")
     (root / "experiments/three.py").write_text("")
     assert commit("two") == head
     assert commit("one") == commit("three") == head + "+"
