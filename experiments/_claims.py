@@ -30,7 +30,8 @@ class Claim(NamedTuple):
         that the numbers of the criterion are part of it: "at most {tolerance:g}".
       reduced: what is smaller here than in the paper; the verdict is then at best
         "reproduced in kind".
-      not_run: why it is not run at all, if so.
+      not_run: why it is not run here, if so. Where a study runs it after all, its
+        verdict counts.
       figure: the study's file that shows it; empty if none does.
     """
 
@@ -94,8 +95,8 @@ def judge(claim: Claim, holds: bool, number: str, why: str = "") -> Judged:
     Raises:
       ValueError: if a claim that does not hold comes without an analysis.
     """
-    if claim.not_run:
-        return Judged("not run", number, claim.not_run)
+    if claim.not_run and not number:
+        return Judged("not run", "", claim.not_run)
     if not holds:
         if not why:
             raise ValueError(f"claim {claim.key!r} does not hold: say why.")

@@ -104,7 +104,7 @@ class Results:
           ValueError: if a claim of the configuration has no verdict.
         """
         for claim in self.claims.values():
-            if claim.not_run:
+            if claim.not_run and claim.key not in self.judged:
                 self.verdict(claim.key, False, "")
         open_ = [key for key in self.claims if key not in self.judged]
         if open_:

@@ -63,6 +63,15 @@ def test_verdicts():
         _claims.judge(CLAIM, False, "1")
 
 
+def test_what_need_not_run_is_judged_where_it_does(tmp_path):
+    results = opened(tmp_path)
+    results.verdict("rate", True, "1")
+    results.verdict("full", True, "2")
+    results.finish("text")
+    verdicts = json.loads((tmp_path / "study/verdicts.json").read_text())
+    assert verdicts["full"]["verdict"] == "reproduced"
+
+
 def test_results_of_another_configuration_stay_as_they_are(tmp_path):
     opened(tmp_path).metric(a=1)
     before = {p: p.read_bytes() for p in (tmp_path / "study").iterdir()}
