@@ -66,6 +66,11 @@ STUDIES = {
         "VGG19 on CIFAR-10 for 200 epochs, for accelerators",
         config="Vgg19", group=NETWORKS,
     ),
+    "mnist": Study(
+        "experiments.mnist",
+        "signSGD and SGD on standard and split batches of MNIST, by megabytes sent",
+        group=NETWORKS,
+    ),
     "distributed": Study(
         "experiments.distributed",
         "training over processes with checkpoints, under `launch` or on a cluster",

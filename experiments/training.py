@@ -38,13 +38,14 @@ class Classification:
         self.parameters = sum(
             x.size for x in jax.tree.leaves(jax.eval_shape(self.init, 0))
         )
-        self._evaluate = jax.jit(self._measure)
+        self._evaluate = jax.jit(self.measure)
 
     def loss(self, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         """Returns the mean cross-entropy."""
-        return self._measure(params, x, y)[0]
+        return self.measure(params, x, y)[0]
 
-    def _measure(self, params: Any, x: jax.Array, y: jax.Array) -> Any:
+    def measure(self, params: Any, x: jax.Array, y: jax.Array) -> Any:
+        """Returns the mean cross-entropy, and which part is recognised."""
         logits: Any = self._model.apply(params, x)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return losses.mean(), (logits.argmax(-1) == y).mean()

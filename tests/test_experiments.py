@@ -25,6 +25,11 @@ TINY = {
     "bench_wire": ["--rounds", "1", "--shrink", "1000", "--leaves", "4", "--no-torch",
                    "--only", "vote packed"],
     "distributed": ["--virtual", "2", "--steps", "4", "--widths", "8"],
+    "mnist": ["--data", "digits", "--widths", "4", "--batch-size", "16",
+              "--batch-sizes", "16", "--budgets", "0.01", "--long-budget", "0.02",
+              "--split-grid", "0.01", "--standard-grid", "0.1", "--fine", "",
+              "--seeds", "1", "--epochs", "2,3", "--gradient-batches", "20",
+              "--points", "2"],
 }
 
 
