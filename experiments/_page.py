@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -99,7 +100,13 @@ def escape(text: str) -> str:
 
 def slug(heading: str) -> str:
     """Returns the anchor that GitHub gives to a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+    # Ruby's word characters, which unlike Python's are no superscripts.
+    kept = [
+        letter for letter in heading.lower()
+        if letter in "- " or unicodedata.category(letter)[0] in "LM"
+        or unicodedata.category(letter) in ("Nd", "Pc")
+    ]
+    return "".join(kept).replace(" ", "-")
 
 
 def link(path: pathlib.Path, root: pathlib.Path) -> str:

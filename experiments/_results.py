@@ -67,8 +67,7 @@ class Results:
                 content["commit"] = ", ".join(dict.fromkeys(self._commits))
             # First what fails if nothing may be written there.
             _write(self.config_path, json.dumps(content, indent=2) + "\n")
-            for path in (*self.path.glob("figure*.png"), self.summary_path,
-                         self.path / "verdicts.json"):
+            for path in self._outputs():
                 path.unlink(missing_ok=True)
             if not self.records:
                 _write(self.metrics_path, "")
@@ -143,9 +142,22 @@ class Results:
             )
         return "\n".join(lines)
 
+    def _outputs(self) -> list[pathlib.Path]:
+        """Returns what an earlier run may have left, but for its metrics."""
+        return [*self.path.glob("figure*.png"), self.summary_path,
+                self.path / "verdicts.json"]
+
     def _refuse_another(self, content: dict[str, Any], config: Any) -> bool:
         """Returns whether there are results of the same configuration."""
         if not self.config_path.exists():
+            owned = [path for path in (*self._outputs(), self.metrics_path)
+                     if path.exists()]
+            if owned:
+                raise StudyError(
+                    f"{self.path} holds {owned[0].name} but no config.json, so that "
+                    "nobody knows whose results these are; move it away, or choose "
+                    "another --results."
+                )
             return False
         try:
             saved = json.loads(self.config_path.read_text(encoding="utf-8"))

@@ -220,4 +220,4 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_headings_that_occur_twice_have_two_anchors():
     page = _html.render("# A, b!\n\n## A b\n\n# `Á_x` ²", "t")
-    assert Parsed(page).ids == ["a-b", "a-b-1", "á_x-²"]
+    assert Parsed(page).ids == ["a-b", "a-b-1", "á_x-"]

@@ -110,6 +110,17 @@ def test_a_config_that_is_none_is_refused(content, tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["summary.md", "figure_x.png", "metrics.jsonl"])
+def test_files_of_nobody_knows_which_study_stay(name, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / name).write_text("mine")
+    with pytest.raises(StudyError, match=f"holds {name} but no config"):
+        opened(tmp_path)
+    assert (tmp_path / "study" / name).read_text() == "mine"
+    (tmp_path / "study" / name).rename(tmp_path / "study" / "notes.md")
+    opened(tmp_path)
+
+
 def test_a_damaged_line_is_not_resumed_over(tmp_path):
     results = opened(tmp_path)
     results.metrics_path.write_text('{"run": 1}\n{"run": \n{"run": 3}\n')
@@ -119,7 +130,7 @@ def test_a_damaged_line_is_not_resumed_over(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_says_which(tmp_path):
-    (tmp_path / "study").mkdir()
+    opened(tmp_path).metrics_path.unlink()
     (tmp_path / "study/metrics.jsonl").mkdir()  # root may write anywhere else
     with pytest.raises(StudyError, match=r"cannot write to .*study"):
         opened(tmp_path)
