@@ -21,6 +21,10 @@ usage: python -m experiments list
        python -m experiments NAME --help
 """
 
+# In the order in which one would run them; others follow.
+GROUPS = ("tools and first steps", "the papers: toy problems", "the papers: theory",
+          "the papers: networks")
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs what the command line says; returns the exit code."""
@@ -48,12 +52,12 @@ def studies() -> str:
     """Returns the names of all studies and commands with their descriptions."""
     every = STUDIES | COMMANDS
     width = max(map(len, every))
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name, study in every.items():
         line = f"  {name:{width}}  {study.description}"
         groups.setdefault(study.group, []).append(line)
     return "\n\n".join(
-        "\n".join([f"{group}:", *lines]) for group, lines in groups.items()
+        "\n".join([f"{group}:", *lines]) for group, lines in groups.items() if lines
     )
 
 

@@ -67,6 +67,8 @@ def test_the_list_fits_on_a_screen(capsys):
     assert max(map(len, lines)) <= 100, max(lines, key=len)
     for name in (*STUDIES, *COMMANDS):
         assert sum(line.split()[:1] == [name] for line in lines) == 1
+    groups = [line[:-1] for line in lines[3:] if line and not line.startswith(" ")]
+    assert groups == [group for group in (*_cli.GROUPS, "commands") if group in groups]
 
 
 def test_ctrl_c_ends_a_command_with_a_line(tmp_path):
