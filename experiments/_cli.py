@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import os
 import sys
 import types
 import typing
@@ -28,23 +29,31 @@ GROUPS = ("tools and first steps", "the papers: toy problems", "the papers: theo
 
 def main(argv: Sequence[str]) -> int:
     """Runs what the command line says; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help", "list"):
-        print(USAGE + "\n" + studies())
-        return 0
-    name, *options = argv
-    if name == "launch":
-        from experiments import launch
-
-        return launch.main(options)
+    name, *options = argv or ["list"]
     try:
-        study, config = load(name)
-        study.run(parse(config, options, f"python -m experiments {name}"))
+        return _run(name, options)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{name} was interrupted; files that it wrote stay.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Who reads the output, such as head, has left. Nor may Python flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(name: str, options: Sequence[str]) -> int:
+    if name in ("-h", "--help", "list"):
+        print(USAGE + "\n" + studies(), flush=True)
+        return 0
+    if name == "launch":
+        from experiments import launch
+
+        return launch.main(options)
+    study, config = load(name)
+    study.run(parse(config, options, f"python -m experiments {name}"))
     return 0
 
 

@@ -90,3 +90,15 @@ def test_ctrl_c_ends_a_command_with_a_line(tmp_path):
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == "\nquickstart was interrupted; files that it wrote stay.\n"
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", "import sys; sys.stdin.read(); "
+         "from experiments import _cli; sys.exit(_cli.main(['list']))"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 1
