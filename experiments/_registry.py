@@ -56,10 +56,40 @@ STUDIES = {
         "experiments.cifar.tune", "the learning rate of each algorithm from a grid",
         group=NETWORKS,
     ),
+    "cifar_resnet20": Study(
+        "experiments.cifar.comparison",
+        "ResNet-20 on all of CIFAR-10 for 8 epochs: the densities of Figure 2",
+        config="Resnet20", group=NETWORKS,
+    ),
     "cifar100_resnet18": Study(
         "experiments.cifar.comparison",
         "ResNet-18 on CIFAR-100 for 200 epochs, for accelerators",
         config="Resnet18", group=NETWORKS,
+    ),
+    "cifar_noise": Study(
+        "experiments.cifar.noise",
+        "density of gradient and noise at every epoch, noise of single parameters",
+        group=NETWORKS,
+    ),
+    "cifar_noise_resnet20": Study(
+        "experiments.cifar.noise",
+        "the same for ResNet-20 on all of CIFAR-10 for 160 epochs, for accelerators",
+        config="Resnet20", group=NETWORKS,
+    ),
+    "density_at_init": Study(
+        "experiments.cifar.density",
+        "density of the gradient at initial values: digits, MNIST, CIFAR, 5 networks",
+        group=NETWORKS,
+    ),
+    "cifar_grid": Study(
+        "experiments.cifar.grid",
+        "learning rates and weight decays on a grid for SGD, Signum and Adam",
+        group=NETWORKS,
+    ),
+    "imagenet": Study(
+        "experiments.imagenet",
+        "ResNet-50 v2 on ImageNet with Signum: a configuration, not run",
+        group=NETWORKS,
     ),
     "cifar10_vgg19": Study(
         "experiments.cifar.comparison",

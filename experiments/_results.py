@@ -231,7 +231,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(text, [lines[0], rule, *lines[1:]]))
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
+def spread(values: Any, digits: int = 2) -> str:
     """Returns mean ± sample standard deviation; only the mean of one value."""
     import numpy as np
 

@@ -245,11 +245,11 @@ def test_protocols_differ_at_the_drops(images, ef_steps):
     plan = comparison.Config(**TINY).plan(16, 1.0, 2)._replace(epochs=3, drops=(1, 2))
     seen = {}
     for protocol in ("clean", "original"):
-        seen[protocol] = {}
+        norms = seen[protocol] = []
         _training.train(
             ef_steps, plan._replace(protocol=protocol), *on_device(images),
-            before_epoch=lambda epoch, state: seen[protocol].update({
-                epoch: float(ef_optax.error_norm(state.optimizer))}),
+            before_epoch=lambda epoch, state, norms=norms: norms.append(
+                float(ef_optax.error_norm(state.optimizer))),
         )
     assert seen["clean"][1] > 0 and seen["clean"][2] > 0  # state is carried through
     assert seen["original"][1] == seen["original"][2] == 0  # a new optimizer
@@ -306,7 +306,8 @@ def test_full_configurations_are_those_of_the_paper():
         ("cifar10_vgg19", (1.0e-2, 5.6e-2, 5.6e-5, 5.6e-2)),
     ):
         full = load(name)[1]()
-        assert (full.epochs, full.batch_sizes, len(full.seeds)) == (200, (128, 32, 8), 3)
+        assert full.epochs == 200 and full.batch_sizes == (128, 32, 8)
+        assert len(full.seeds) == 3
         assert full.weight_decay == 5e-4 and full.plan(128, 1.0, 0).drops == (100, 150)
         got = [full.learning_rates[a] for a in full.algorithms]
         np.testing.assert_allclose(got, rates, rtol=0.02)
@@ -349,6 +350,12 @@ def test_too_many_images_are_refused(tmp_path, monkeypatch):
     results = Results(tmp_path, "cifar", asked, resume=True)
     with pytest.raises(StudyError):
         run_all(asked, results, asked.jobs())
+
+
+def test_a_batch_that_nothing_fills_is_refused(images, ef_steps):
+    plan = comparison.Config(**TINY).plan(64, 1.0, 0)
+    with pytest.raises(StudyError, match="48 training images do not fill a batch of 64"):
+        _training.train(ef_steps, plan, *on_device(images))
 
 
 def test_steps_without_densities_measure_none(images):

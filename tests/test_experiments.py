@@ -16,6 +16,8 @@ from experiments._registry import STUDIES
 from experiments.models import MLP
 
 ROOT = pathlib.Path(__file__).parent.parent
+TINY_CIFAR = ["--dataset", "synthetic", "--model", "resnet4_tiny", "--epochs", "1",
+              "--train-images", "16", "--test-images", "8", "--batch-sizes", "8"]
 TINY = {
     "adversaries": ["--workers", "2", "--adversaries", "1", "--epochs", "1",
                     "--seeds", "1", "--widths", "4", "--attacks", "vote=1"],
@@ -30,6 +32,15 @@ TINY = {
               "--split-grid", "0.01", "--standard-grid", "0.1", "--fine", "",
               "--seeds", "1", "--epochs", "2,3", "--gradient-batches", "20",
               "--points", "2"],
+    "cifar": ["--algorithms", "sgdm", *TINY_CIFAR],
+    "cifar_small": ["--algorithms", "sgdm,ef_sign", *TINY_CIFAR],
+    "cifar_tune": ["--algorithms", "sgdm", "--grid", "0.1", "--validation", "8",
+                   "--batch-size", "8",
+                   "--evaluate-every", "1", *TINY_CIFAR[:-2]],
+    "cifar_resnet20": ["--algorithms", "ef_sign", *TINY_CIFAR],
+    "cifar100_resnet18": ["--algorithms", "sgdm", *TINY_CIFAR],
+    "cifar10_vgg19": ["--algorithms", "sgdm", *TINY_CIFAR],
+    "imagenet": [],
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import ef_optax
 from experiments._checkpoints import Checkpoints
+from experiments._registry import StudyError
 from experiments.cifar._steps import SUMMED, State, Steps
 
 COLUMNS = (*SUMMED, "test_loss", "test_accuracy", "seconds")
@@ -108,6 +109,11 @@ def train(
       before_epoch: called with the epoch's number and state before each.
     """
     images, labels = train_data
+    if len(labels) < plan.batch_size:
+        raise StudyError(
+            f"{len(labels)} training images do not fill a batch of {plan.batch_size}; "
+            "take a smaller batch or more images."
+        )
     state = steps.start(plan.seed)
     history = np.full((plan.epochs, len(COLUMNS)), np.nan, np.float32)
     best = Best.of(state) if plan.protocol == "original" else None

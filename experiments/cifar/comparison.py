@@ -53,6 +53,13 @@ class Config(Recipe):
     seeds: tuple[int, ...] = field(
         default=(1, 2, 3), metadata={"help": "of initial values and batches"}
     )
+    opening: float = field(default=3.0, metadata={
+        "help": "of the claims: points that the gap of scaled sign must grow by from "
+                "the largest batch to the smallest"})
+    close: float = field(default=2.0, metadata={
+        "help": "of the claims: points that EF-signSGD may be below SGDm"})
+    dense: float = field(default=0.13, metadata={
+        "help": "of the claims: what φ(γg + e) must exceed"})
     part: str = field(default="0/1", metadata={
         "help": "i/n: run only each n-th training, from the i-th on, and no summary; "
                 "so n processes share the work", "place": True})
@@ -94,11 +101,19 @@ class Small(Config):
     evaluate_every: int = 3
     checkpoint_every: int = 5
     algorithms: tuple[str, ...] = ("sgdm", "scaled_sign", "signum", "ef_sign", "adam")
-    opening: float = field(default=3.0, metadata={
-        "help": "points that the gap of scaled sign must grow from the largest to the "
-                "smallest batch"})
-    close: float = field(default=2.0, metadata={
-        "help": "points that EF-signSGD may be below SGDm at any batch size"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Resnet20(Config):
+    """Figure 2's densities with ResNet-20 on all of CIFAR-10; hours on two cores."""
+
+    STUDY: ClassVar[str] = "cifar_resnet20"
+    CLAIMS: ClassVar[tuple[Claim, ...]] = _claims.RESNET20
+
+    model: str = "resnet20"
+    epochs: int = 8
+    batch_sizes: tuple[int, ...] = (128,)
+    seeds: tuple[int, ...] = (1,)
 
 
 @dataclasses.dataclass(frozen=True)
