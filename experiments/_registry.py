@@ -42,6 +42,10 @@ STUDIES = {
         "experiments.bench_wire",
         "bytes and time of synchronising 25.6M gradients between processes",
     ),
+    "bench_cifar": Study(
+        "experiments.cifar.bench",
+        "time of a training step against the same with SGD and the update alone",
+    ),
     "cifar": Study(
         "experiments.cifar.comparison",
         "networks on CIFAR with the optimizers of the papers, as the options say",

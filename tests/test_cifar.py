@@ -354,7 +354,7 @@ def test_too_many_images_are_refused(tmp_path, monkeypatch):
 
 def test_a_batch_that_nothing_fills_is_refused(images, ef_steps):
     plan = comparison.Config(**TINY).plan(64, 1.0, 0)
-    with pytest.raises(StudyError, match="48 training images do not fill a batch of 64"):
+    with pytest.raises(StudyError, match="48 training images do not fill a batch"):
         _training.train(ef_steps, plan, *on_device(images))
 
 

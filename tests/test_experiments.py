@@ -41,6 +41,8 @@ TINY = {
     "cifar100_resnet18": ["--algorithms", "sgdm", *TINY_CIFAR],
     "cifar10_vgg19": ["--algorithms", "sgdm", *TINY_CIFAR],
     "imagenet": [],
+    "bench_cifar": ["--model", "resnet4_tiny", "--batch-size", "4", "--rounds", "1",
+                    "--algorithms", "scaled_sign"],
 }
 
 
