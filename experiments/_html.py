@@ -16,9 +16,11 @@ STYLE = """\
 :root { color-scheme: light dark; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
        font: 1rem/1.5 system-ui, sans-serif; }
-h1, h2, h3 { line-height: 1.2; }
+h1, h2, h3, h4 { line-height: 1.2; }
 h2 { margin-top: 3rem; border-bottom: 2px solid; padding-bottom: .3rem; }
 h3 { margin-top: 2.2rem; }
+h4 { margin: 1.6rem 0 .3rem; }
+h4 + p { margin: .3rem 0; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; }
 th, td { border: 1px solid #8886; padding: .3rem .6rem; text-align: left;
          vertical-align: top; }

@@ -53,9 +53,10 @@ class Entry(NamedTuple):
     folder: Folder | None = None
 
     @property
-    def label(self) -> str:
-        """The name of the folder, or of the study if there is none."""
-        return self.folder.path.name if self.folder else self.study
+    def name(self) -> str:
+        """The names of the folder, or of the study if there is none, and the claim."""
+        folder = self.folder.path.name if self.folder else self.study
+        return f"{folder}: {self.claim.key}"
 
     @property
     def figure(self) -> pathlib.Path | None:
@@ -158,8 +159,7 @@ def _contents(entries: Sequence[Entry]) -> str:
     """Returns what of a paper is claimed, in its order, with links to the verdicts."""
     by_item: dict[str, list[str]] = {}
     for entry in entries:
-        text = f"[{entry.label}/{entry.claim.key}](#{slug(_heading(entry))})"
-        text = f"{MARKS[entry.judged.verdict]} {text}"
+        text = f"{MARKS[entry.judged.verdict]} {_to(entry.name)}"
         for item in items(entry.claim.where) or (escape(entry.claim.where),):
             by_item.setdefault(item, []).append(text)
     paper = entries[0].claim.paper
@@ -180,7 +180,8 @@ def _entries(entries: Sequence[Entry], root: pathlib.Path) -> list[str]:
         parts.append(f"### {escape(heading)}")
         together = list(several)
         for number, entry in enumerate(together):
-            parts += [_verdict(entry), _facts(entry, root)]
+            parts += [f"#### {escape(entry.name)}", _verdict(entry)]
+            parts.append(_facts(entry, root))
             following = [e.figure for e in together[number + 1 :]]
             if entry.figure is None or entry.figure in following:
                 continue
@@ -194,7 +195,7 @@ def _entries(entries: Sequence[Entry], root: pathlib.Path) -> list[str]:
 
 def _verdict(entry: Entry) -> str:
     mark, word = MARKS[entry.judged.verdict], WORDS[entry.judged.verdict]
-    return f"{mark} **{word}** · `{entry.label}`, claim `{entry.claim.key}`"
+    return f"{mark} **{word}**"
 
 
 def _facts(entry: Entry, root: pathlib.Path) -> str:
@@ -232,7 +233,7 @@ def _files(folder: Folder, root: pathlib.Path) -> str:
 
 
 def _caption(entry: Entry) -> str:
-    return escape(f"{_heading(entry)}: {entry.label}, {entry.claim.figure}")
+    return escape(f"{_heading(entry)}: {entry.name}")
 
 
 def _runs(runs: Sequence[Folder], root: pathlib.Path) -> str:

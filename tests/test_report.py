@@ -62,19 +62,18 @@ def test_every_claim_stands_with_its_verdict_in_the_papers_order(tmp_path):
         "Safaryan and Richtárik, Figure 8"]
     assert "| all | 7 | 3 | 1 | 1 | 2 |" in markdown
     assert "| [Karimireddy](#karimireddy) | 3 | 1 | 1 | 1 | 0 |" in markdown
-    assert ("| Theorem II | ✓ [toy/rate](#karimireddy-theorem-ii) · ✗ [toy/tight]"
-            "(#karimireddy-theorem-ii) |\n| Figure 3 | ≈ [toy/image](#karimireddy-"
-            "figures-3-5) |\n| Figure 5 | ≈ [toy/image](#karimireddy-figures-3-5) |\n"
-            ) in markdown
-    assert "✗ **not reproduced** · `toy`, claim `tight`" in markdown
+    assert ("| Theorem II | ✓ [toy: rate](#toy-rate) · ✗ [toy: tight](#toy-tight) |\n"
+            "| Figure 3 | ≈ [toy: image](#toy-image) |\n"
+            "| Figure 5 | ≈ [toy: image](#toy-image) |\n") in markdown
+    assert "#### toy: tight\n\n✗ **not reproduced**\n\n" in markdown
     assert "- **Criterion:** within -0.5\n- **Here:** 3 ± 1\n" in markdown
-    assert ("≈ **reproduced in kind at reduced scale** · `toy`, claim `image`\n\n"
+    assert ("#### toy: image\n\n≈ **reproduced in kind at reduced scale**\n\n"
             "- **The paper:** It is stuck.\n- **Criterion:** stuck\n"
             "- **Here:** 2.0 ± 0.0\n- **Reduced:** one seed\n"
             "- **Run:** `python -m experiments toy` at commit 0123456789ab "
             "([summary](toy/summary.md), [configuration](toy/config.json), "
             "[metrics](toy/metrics.jsonl))\n\n"
-            "![Karimireddy, Figures 3, 5: toy, figure_more.png]"
+            "![Karimireddy, Figures 3, 5: toy: image]"
             "(toy/figure_more.png)") in markdown
     assert "- **Why:** no GPU\n" in markdown
     assert ("- **Why:** no results found\n- **Run:** `python -m experiments other`\n"
