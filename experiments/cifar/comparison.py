@@ -101,6 +101,13 @@ class Small(Config):
     evaluate_every: int = 3
     checkpoint_every: int = 5
     algorithms: tuple[str, ...] = ("sgdm", "scaled_sign", "signum", "ef_sign", "adam")
+    # The best of `cifar_tune`.
+    learning_rates: dict[str, float] = field(
+        default_factory=lambda: {
+            "sgdm": GRID[6], "scaled_sign": GRID[7], "signum": GRID[3],
+            "ef_sign": GRID[7], "adam": GRID[3],
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True)
