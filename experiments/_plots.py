@@ -14,10 +14,26 @@ DASHES = ("-", "-", "--", "-.", "-", (0, (4, 1, 1, 1, 1, 1)), ":")
 
 
 def panels(count: int, width: float = 5.6, height: float = 4.8) -> tuple[Figure, Any]:
-    """Returns a figure with panels side by side."""
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    for axis in axes:
+    """Returns a figure with panels side by side, which share their vertical axis."""
+    figure, axes = grid(1, count, width, height, sharey=True)
+    return figure, axes[0]
+
+
+def grid(
+    rows: int, columns: int, width: float = 3.6, height: float = 2.9, **shared: Any
+) -> tuple[Figure, Any]:
+    """Returns a figure with rows and columns of panels, and the array of them.
+
+    Args:
+      rows: how many.
+      columns: how many.
+      width: of one panel, in inches.
+      height: of one panel, in inches.
+      **shared: sharex and sharey, as of `matplotlib.figure.Figure.subplots`.
+    """
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat:
         axis.grid(True, which="major", alpha=0.3, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -100,6 +100,16 @@ STUDIES = {
         "VGG19 on CIFAR-10 for 200 epochs, for accelerators",
         config="Vgg19", group=NETWORKS,
     ),
+    "rosenbrock": Study(
+        "experiments.toys.rosenbrock",
+        "signSGD on the Rosenbrock function, with exact success probabilities",
+        group="the papers: toy problems",
+    ),
+    "level_sets": Study(
+        "experiments.toys.level_sets",
+        "level sets and unit balls of the l^(1,2) norm, measured",
+        group="the papers: toy problems",
+    ),
     "mnist": Study(
         "experiments.mnist",
         "signSGD and SGD on standard and split batches of MNIST, by megabytes sent",

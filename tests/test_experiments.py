@@ -50,6 +50,12 @@ TINY = {
                    "--weight-decays", "0.01", "--test-epochs", "1", "--seeds", "1",
                    "--validation", "8", *TINY_CIFAR[:-2], "--batch-size", "8"],
     "imagenet": [],
+    "level_sets": ["--directions", "73", "--samples", "100"],
+    "rosenbrock": ["--dimension", "4", "--steps", "100", "--repetitions", "2",
+                   "--vote-repetitions", "1", "--sweep-repetitions", "1", "--every",
+                   "20", "--draws", "10", "--points", "1", "--vote-draws", "20",
+                   "--pairs", "1,2", "--sweep-noises", "1", "--sweep-starts", "zeros",
+                   "--sweep-steps", "20,50"],
     "bench_cifar": ["--model", "resnet4_tiny", "--batch-size", "4", "--rounds", "1",
                     "--algorithms", "scaled_sign"],
 }
