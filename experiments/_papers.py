@@ -18,29 +18,40 @@ CITATIONS = {
 # Numbered things in the order in which a reader meets them.
 ORDER = {
     "K": (
-        "Algorithm 1", "Figure 1", "Counterexample 1", "Remark 1", "Counterexample 2",
-        "Remark 2", "Counterexample 3", "Theorem I", "Algorithm 2", "Assumption A",
+        "Section 1", "Algorithm 1", "Section 2", "Section 3", "Figure 1",
+        "Counterexample 1", "Remark 1", "Counterexample 2", "Remark 2",
+        "Counterexample 3", "Theorem I", "Section 4", "Algorithm 2", "Assumption A",
         "Lemma 3", "Assumption B", "Assumption C", "Theorem II", "Remark 4",
         "Remark 5", "Theorem III", "Remark 6", "Remark 7", "Figure 2", "Lemma 8",
-        "Section 5", "Lemma 9", "Theorem IV", "Remark 10", "Figure 3", "Section 6",
-        "Figure 4", "Table 1", "Figure 5", "Table 2", "Figure 6", "Table 3",
-        "Figure 7", "Table 4",
+        "Section 5", "Section 5.1", "Lemma 9", "Theorem IV", "Remark 10",
+        "Section 5.2", "Figure 3", "Section 6", "Section 6.1", "Figure 4", "Table 1",
+        "Section 6.2", "Section 7", "Appendix A", "Appendix A.1", "Figure 5",
+        "Appendix A.2", "Appendix A.3", "Table 2", "Appendix A.4", "Figure 6",
+        "Table 3", "Appendix A.5", "Figure 7", "Table 4", "Appendix A.6",
+        "Appendix B", *(f"Appendix B.{n}" for n in range(1, 9)),
     ),
     "B": (
-        "Algorithm 1", "Algorithm 2", "Algorithm 3", "Table 1", "Section 3",
-        "Theorem 1", "Figure 1", "Figure 2", "Section 4", "Theorem 2", "Remark 1",
+        "Section 1", "Algorithm 1", "Algorithm 2", "Algorithm 3", "Section 2",
+        "Table 1", "Section 3", "Assumption 1", "Assumption 2", "Assumption 3",
+        "Theorem 1", "Figure 1", "Section 4", "Figure 2", "Theorem 2", "Remark 1",
         "Remark 2", "Remark 3", "Section 5", "Theorem 3", "Figure 3", "Section 6",
-        "Figure A.1", "Figure A.2", "Figure A.3", "Figure A.4", "Theorem C.1",
-        "Lemma D.1", "Lemma E.1", "Lemma E.2", "Lemma F.1", "Lemma F.2", "Lemma F.3",
+        "Section 7", "Appendix A", "Figure A.1", "Figure A.2", "Figure A.3",
+        "Figure A.4", "Appendix B", "Appendix C", "Theorem C.1", "Appendix D",
+        "Lemma D.1", "Appendix E", "Lemma E.1", "Lemma E.2", "Appendix F", "Lemma F.1",
+        "Lemma F.2", "Lemma F.3",
     ),
     "S": (
-        "Table 1", "Assumption 1", "Remark 1", "Section 2.2", "Lemma 1", "Lemma 2",
-        "Lemma 3", "Lemma 4", "Remark 2", "Section 3", "Definition 1", "Figure 1",
-        "Algorithm 1", "Theorem 1", "Theorem 2", "Figure 2", "Algorithm 2", "Figure 3",
-        "Definition 2", "Theorem 3", "Figure 4", "Section 5.1", "Figure 5",
-        "Section 5.2", "Figure 6", "Figure 7", "Figure 8", "Theorem 4", "Lemma 5",
-        "Lemma 6", "Lemma 7", "Lemma 8", "Theorem 5", "Theorem 6", "Appendix D",
-        "Appendix E", "Definition 3",
+        "Section 1", "Section 1.1", "Table 1", "Section 1.2", "Section 2",
+        "Section 2.1", "Assumption 1", "Remark 1", "Section 2.2", "Section 2.3",
+        "Lemma 1", "Lemma 2", "Lemma 3", "Lemma 4", "Remark 2", "Section 3",
+        "Definition 1", "Figure 1", "Section 4", "Section 4.1", "Algorithm 1",
+        "Theorem 1", "Theorem 2", "Figure 2", "Section 4.2", "Algorithm 2", "Figure 3",
+        "Definition 2", "Theorem 3", "Section 5", "Figure 4", "Section 5.1",
+        "Figure 5", "Section 5.2", "Appendix A", "Figure 6", "Figure 7", "Figure 8",
+        "Appendix B", "Appendix B.1", "Theorem 4", "Appendix B.2", "Appendix B.3",
+        "Lemma 5", "Lemma 6", "Lemma 7", "Appendix B.4", "Appendix B.5",
+        "Appendix B.6", "Appendix B.7", "Lemma 8", "Appendix B.8", "Theorem 5",
+        "Appendix C", "Theorem 6", "Appendix D", "Appendix E", "Definition 3",
     ),
 }
 
@@ -65,6 +76,8 @@ ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 def items(where: str) -> tuple[str, ...]:
     """Returns what a text names, one by one and in one spelling.
 
+    Where it names nothing by its kind, "B.1" is an appendix.
+
     >>> items("Figs. A.1-A.3 and Table 2, left")
     ('Figure A.1', 'Figure A.2', 'Figure A.3', 'Table 2')
     """
@@ -72,7 +85,11 @@ def items(where: str) -> tuple[str, ...]:
     for match in NAMED.finditer(where):
         word = match[1].lower().replace("-", "")
         kind = next(KINDS[start] for start in KINDS if word.startswith(start))
-        found += [f"{kind} {label}" for label in _labels(match[2])]
+        for label in _labels(match[2]):
+            letter = kind == "Section" and label[0].isalpha()
+            found.append(f"{'Appendix' if letter else kind} {label}")
+    if not found:
+        found = [f"Appendix {label}" for label in re.findall(r"\b[A-H]\.\d+", where)]
     return tuple(dict.fromkeys(found))
 
 
