@@ -209,10 +209,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("protocol", ["clean", "original"])
+@pytest.mark.parametrize(
+    ("protocol", "workers"), [("clean", 1), ("original", 1), ("clean", 2)]
+)
 def test_a_training_that_was_killed_ends_with_the_same_bits(
-    protocol, images, ef_steps, tmp_path
+    protocol, workers, images, ef_steps, tmp_path
 ):
+    if workers > 1:
+        ef_steps = comparison.Config(**TINY, workers=workers).steps("ef_sign", 10)
     plan = comparison.Config(**TINY).plan(16, 1.0, 2)._replace(
         protocol=protocol, checkpoint_every=1
     )
