@@ -36,6 +36,7 @@ def level_sets_of(config: Config, sets: list[Shape]) -> Any:
         axis.plot(size * np.array([1, 0, -1, 0, 1]), size * np.array([0, 1, 0, -1, 0]),
                   "--", linewidth=1.2, color=_plots.COLORS[5], label="diamond (l$^1$)")
         axis.set(title=f"at a distance of {scale:g}", aspect="equal", xlabel="$g_1$")
+        axis.locator_params(nbins=4)
     axes[0, 0].set(ylabel="$g_2$")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
