@@ -8,6 +8,8 @@ import numpy as np
 
 # Sarle's coefficient of a uniform distribution; the normal one has 1/3.
 BIMODAL = 5 / 9
+# Standard deviations between the means of two equal normal densities with two modes.
+APART = 2
 
 
 class Shape(NamedTuple):
@@ -52,3 +54,8 @@ def shape_of(samples: np.ndarray, part: np.ndarray) -> Shape:
 def share_bimodal(shape: Shape) -> float:
     """Returns in how many of the columns that vary the coefficient is above 5/9."""
     return float((shape.bimodality[shape.moving] > BIMODAL).mean())
+
+
+def share_apart(shape: Shape) -> float:
+    """Returns in how many of the columns that vary the distance is above 2."""
+    return float((shape.separation[shape.moving] > APART).mean())

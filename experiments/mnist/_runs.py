@@ -66,7 +66,7 @@ def runs_of(
         for seed in config.seeds:
             seen, before = {}, {}
             for stop, params in trainer.train(cell, (rate,), everywhere, seed):
-                seen[stop] = _look(trainer, params)
+                seen[stop] = _look(trainer, cell, params)
                 if stop in epochs:
                     before[stop] = jax.tree.map(lambda leaf: leaf[0], params)
             for budget in budgets:
@@ -74,24 +74,24 @@ def runs_of(
                 columns = zip(*(seen[stop] for stop in stops[budget]), strict=True)
                 runs.append(Run(
                     cell, budget, rate, seed, steps,
-                    trainer.megabytes(cell.method, steps), *map(np.array, columns),
+                    trainer.megabytes(cell, steps), *map(np.array, columns),
                 ))
             if epochs:
                 kept[seed] = [before[stop] for stop in epochs]
     return runs, kept
 
 
-def _look(trainer: Trainer, params: Any) -> tuple[float, float, float]:
+def _look(trainer: Trainer, cell: Cell, params: Any) -> tuple[float, float, float]:
     """Returns training loss, training accuracy and test accuracy of one network."""
-    train, test = (trainer.score(params, part) for part in ("train", "test"))
+    train, test = (trainer.score(cell.width, params, p) for p in ("train", "test"))
     return float(train.loss[0]), float(train.accuracy[0]), float(test.accuracy[0])
 
 
 def _looks(config: Config, trainer: Trainer, cell: Cell, budget: float) -> list[int]:
     """Returns when to look at a run within a budget."""
-    steps = trainer.steps(cell.method, budget)
+    steps = trainer.steps(cell, budget)
     before = [b for b in config.budgets_of(cell) if b <= budget]
-    corners = [0, *(trainer.steps(cell.method, b) for b in before)]
+    corners = [0, *(trainer.steps(cell, b) for b in before)]
     looks = {
         round(step)
         for first, last in itertools.pairwise(corners)

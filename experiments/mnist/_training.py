@@ -32,46 +32,48 @@ class Scores(NamedTuple):
 
 
 class Trainer:
-    """A network of one width, on one set of training examples."""
+    """Networks of all widths, on one set of training examples."""
 
-    def __init__(self, config: Config, width: int, data: Dataset):
-        self._config, self._data = config, data
-        self._task = Classification(MLP((width,)), data)
-        self.parameters = self._task.parameters
+    def __init__(self, config: Config, data: Dataset):
+        self._config = config
+        self.tasks = {w: Classification(MLP((w,)), data) for w in config.widths}
         self._x, self._y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+        self._labels = data.y_train
         self._looked_at = {
             "train": (self._x[: config.train_sample], self._y[: config.train_sample]),
             "test": (jnp.asarray(data.x_test), jnp.asarray(data.y_test)),
         }
-        self._begin = jax.jit(self._start, static_argnames="method")
-        self._advance = jax.jit(self._steps, static_argnames="method")
-        self._measure = jax.jit(jax.vmap(self._task.measure, (0, None, None)))
-        self._gradients = jax.jit(self._sample)
+        self._advance = jax.jit(self._steps, static_argnames="cell")
+        self._measure = jax.jit(self._scores, static_argnames="width")
+        self._sample = jax.jit(self._gradients, static_argnames="width")
 
-    def steps(self, method: str, megabytes: float) -> int:
-        """Returns how many gradients fit into a budget, sent one way.
+    def bits(self, cell: Cell) -> float:
+        """Returns how many bits a gradient takes, sent one way."""
+        parameters = self.tasks[cell.width].parameters
+        # The table counts both ways.
+        return ef_optax.bits_per_step(BITS[cell.method], parameters, workers=1) / 2
+
+    def megabytes(self, cell: Cell, steps: np.ndarray) -> np.ndarray:
+        """Returns what so many steps send."""
+        return steps * self.bits(cell) / 8e6
+
+    def steps(self, cell: Cell, megabytes: float) -> int:
+        """Returns how many gradients fit into a budget.
 
         Raises:
           StudyError: if none does.
         """
-        # The table counts both ways.
-        bits = ef_optax.bits_per_step(BITS[method], self.parameters, workers=1) / 2
-        steps = int(megabytes * 8e6 / bits)
+        steps = int(megabytes * 8e6 / self.bits(cell))
         if steps < 1:
             raise StudyError(
-                f"{megabytes:g} MB are less than one gradient of {method}, "
-                f"{bits / 8e6:g} MB; take larger budgets or smaller widths."
+                f"{megabytes:g} MB are less than one gradient of {cell.method}, "
+                f"{self.bits(cell) / 8e6:g} MB; take larger budgets or smaller widths."
             )
         return steps
 
-    def megabytes(self, method: str, steps: Any) -> Any:
-        """Returns what so many steps send."""
-        bits = ef_optax.bits_per_step(BITS[method], self.parameters, workers=1) / 2
-        return np.asarray(steps) * bits / 8e6
-
     def epoch(self, number: int, batch_size: int) -> int:
         """Returns after how many steps an epoch, counted from 1, begins."""
-        return (number - 1) * (len(self._y) // batch_size)
+        return (number - 1) * (len(self._labels) // batch_size)
 
     def train(
         self, cell: Cell, rates: tuple[float, ...], stops: list[int], seed: int
@@ -85,15 +87,16 @@ class Trainer:
         Raises:
           StudyError: if the examples do not fill a batch.
         """
-        if cell.batch_size > len(self._y):
+        if cell.batch_size > len(self._labels):
             raise StudyError(
-                f"{len(self._y)} examples do not fill a batch of {cell.batch_size}."
+                f"{len(self._labels)} examples do not fill a batch of "
+                f"{cell.batch_size}."
             )
-        orders, _ = draw(
-            cell.batches, np.asarray(self._y), cell.batch_size, stops[-1], seed
-        )
+        orders, _ = draw(cell.batches, self._labels, cell.batch_size, stops[-1], seed)
         given = np.asarray(rates, np.float32)
-        carry, at = self._begin(self._task.init(seed), given, method=cell.method), 0
+        # Programs do not depend on how batches are drawn.
+        cell = cell._replace(batches="standard")
+        carry, at = self._start(cell, given, seed), 0
         for stop in stops:
             while at < stop:
                 # Of one length, so that one program serves runs of any length.
@@ -101,35 +104,38 @@ class Trainer:
                 chunk = np.zeros((CHUNK, cell.batch_size), np.int32)
                 chunk[:count] = orders[at : at + count]
                 carry = self._advance(
-                    carry, given, chunk, count, self._x, self._y, method=cell.method
+                    carry, given, chunk, count, self._x, self._y, cell=cell
                 )
                 at += count
             yield stop, carry[0]
 
-    def _optimizer(self, rate: Any, method: str) -> Any:
-        if method == "signSGD":
+    def _optimizer(self, rate: Any, cell: Cell) -> Any:
+        if cell.method == "signSGD":
             return ef_optax.sign_sgd(rate, zero=self._config.zero)
         return optax.sgd(rate)
 
-    def _start(self, params: Any, rates: Any, method: str) -> Any:
-        """Returns parameters and the optimizer's state for every rate."""
-        return jax.vmap(
-            lambda rate: (params, self._optimizer(rate, method).init(params))
-        )(rates)
+    def _start(self, cell: Cell, rates: Any, seed: int) -> Any:
+        """Returns parameters and the optimizer's state, the same for every rate."""
+        params = self.tasks[cell.width].init(seed)
+        start = params, self._optimizer(rates[0], cell).init(params)
+        return jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (len(rates), *leaf.shape)), start
+        )
 
     def _steps(
         self, carry: Any, rates: Any, orders: Any, count: Any, x: Any, y: Any,
-        method: str,
+        cell: Cell,
     ) -> Any:
         """Does so many steps with all rates; the inputs are read once for all."""
+        loss = self.tasks[cell.width].loss
 
         def one(carry: Any, rate: Any) -> Any:
-            tx = self._optimizer(rate, method)
+            tx = self._optimizer(rate, cell)
 
             def step(k: Any, carry: Any) -> Any:
                 params, state = carry
                 batch = orders[k]
-                grads = jax.grad(self._task.loss)(params, x[batch], y[batch])
+                grads = jax.grad(loss)(params, x[batch], y[batch])
                 updates, state = tx.update(grads, state, params)
                 return optax.apply_updates(params, updates), state
 
@@ -137,39 +143,43 @@ class Trainer:
 
         return jax.vmap(one)(carry, rates)
 
-    def score(self, params: Any, part: str) -> Scores:
+    def score(self, width: int, params: Any, part: str) -> Scores:
         """Returns the scores of parameters [rates, ...] on a part of the data.
 
         Of the examples to train on only the first are looked at.
         """
-        loss, accuracy = self._measure(params, *self._looked_at[part])
+        loss, accuracy = self._measure(params, *self._looked_at[part], width=width)
         return Scores(np.asarray(loss), 100 * np.asarray(accuracy))
 
+    def _scores(self, params: Any, x: Any, y: Any, width: int) -> Any:
+        return jax.vmap(self.tasks[width].measure, (0, None, None))(params, x, y)
+
     def gradients(
-        self, params: Any, batches: Batches, batch_size: int, count: int, seed: int
+        self, cell: Cell, params: Any, batches: Batches, count: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Samples stochastic gradients of all biases, those of the outputs last.
 
         Args:
+          cell: of the network.
           params: of one network.
           batches: how to draw.
-          batch_size: examples a gradient.
           count: how many gradients.
           seed: of the draws.
 
         Returns:
           Gradients [count, biases], and of which part of the data each is [count].
         """
-        orders, part = draw(batches, np.asarray(self._y), batch_size, count, seed)
-        return np.asarray(self._gradients(params, orders, self._x, self._y)), part
+        orders, part = draw(batches, self._labels, cell.batch_size, count, seed)
+        sampled = self._sample(params, orders, self._x, self._y, width=cell.width)
+        return np.asarray(sampled), part
 
-    def _sample(self, params: Any, orders: Any, x: Any, y: Any) -> Any:
+    def _gradients(self, params: Any, orders: Any, x: Any, y: Any, width: int) -> Any:
         layers = params["params"]
         names = sorted(layers)  # Dense_0, then Dense_1.
 
         def loss(biases: Any, batch: Any) -> Any:
             replaced = {name: layers[name] | {"bias": biases[name]} for name in names}
-            return self._task.loss({"params": replaced}, x[batch], y[batch])
+            return self.tasks[width].loss({"params": replaced}, x[batch], y[batch])
 
         def gradient(batch: Any) -> Any:
             biases = {name: layers[name]["bias"] for name in names}

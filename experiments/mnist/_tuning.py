@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.mnist._config import Cell, Config
 from experiments.mnist._training import Trainer
+
+# Is shown rates, seed, a number of steps, and the parameters [rates, ...] after them.
+Watch = Callable[[tuple[float, ...], int, int, Any], None]
 
 
 class Tuned(NamedTuple):
@@ -24,19 +27,38 @@ class Tuned(NamedTuple):
     scores: dict[float, dict[float, float]]
 
 
-def tune(trainer: Trainer, cell: Cell, config: Config) -> Tuned:
+def tune(
+    trainer: Trainer, cell: Cell, config: Config,
+    watched: Iterable[int] = (), watch: Watch | None = None,
+) -> Tuned:
     """Searches on the validation part, which the trainer's data test on.
 
     A constant rate's run within a budget is the beginning of its run within a larger
     one, so that a rate is tried for all budgets at once.
+
+    Args:
+      trainer: of the rest of the training examples.
+      cell: what to tune.
+      config: the configuration.
+      watched: after which steps the runs of the largest budget are shown.
+      watch: to whom.
     """
     budgets = config.budgets_of(cell)
     scores: dict[float, dict[float, float]] = {budget: {} for budget in budgets}
 
     def attempt(rates: Iterable[float], largest: float) -> None:
         rates, within = tuple(rates), [b for b in budgets if b <= largest]
-        runs = [_ends(trainer, cell, config, rates, within, s)
-                for s in config.tune_seeds]
+        looks = [end(trainer.steps(cell, b), config.looks) for b in within]
+        shown = set(watched) if largest == budgets[-1] else set()
+        stops = sorted(shown.union(*looks))
+        runs = []
+        for seed in config.tune_seeds:
+            accuracy = {}
+            for stop, params in trainer.train(cell, rates, stops, seed):
+                accuracy[stop] = trainer.score(cell.width, params, "test").accuracy
+                if watch is not None and stop in shown:
+                    watch(rates, seed, stop, params)
+            runs.append([np.mean([accuracy[s] for s in steps], 0) for steps in looks])
         for budget, values in zip(within, np.mean(runs, axis=0), strict=True):
             scores[budget] |= dict(zip(rates, values.tolist(), strict=True))
 
@@ -62,22 +84,5 @@ def best_of(scores: dict[float, float]) -> float:
 def end(steps: int, looks: int, middle: bool = False) -> list[int]:
     """Returns steps in the last tenth of a run, or in the tenth around its middle."""
     first, last = (0.45, 0.55) if middle else (0.9, 1.0)
-    last_step = max(1, round(last * steps))
-    return sorted({
-        max(1, round(part * steps))
-        for part in (np.linspace(first, last, looks) if looks > 1 else [last])
-    } | {last_step})
-
-
-def _ends(
-    trainer: Trainer, cell: Cell, config: Config, rates: tuple[float, ...],
-    budgets: list[float], seed: int,
-) -> np.ndarray:
-    """Trains; returns validation accuracies [budgets, rates]."""
-    looks = [end(trainer.steps(cell.method, b), config.looks) for b in budgets]
-    stops = sorted({stop for steps in looks for stop in steps})
-    accuracy = {
-        stop: trainer.score(params, "test").accuracy
-        for stop, params in trainer.train(cell, rates, stops, seed)
-    }
-    return np.stack([np.mean([accuracy[s] for s in steps], axis=0) for steps in looks])
+    parts = np.linspace(first, last, looks) if looks > 1 else [0.5 if middle else 1.0]
+    return sorted({max(1, round(float(part) * steps)) for part in parts})

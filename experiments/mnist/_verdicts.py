@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments._results import spread
 from experiments.mnist._config import METHODS, Batches, Cell, Config
-from experiments.mnist._gradients import share_bimodal
+from experiments.mnist._gradients import Shape, share_apart, share_bimodal
 
 if TYPE_CHECKING:
     from experiments.mnist._runs import Run
@@ -88,11 +89,13 @@ def _stall(config: Config, found: Found) -> Answer:
     return holds, number, why
 
 
-def shares(config: Config, found: Found, batches: str) -> dict[int, np.ndarray]:
-    """Returns the shares of bimodal biases before each epoch, one number a seed."""
+def shares(
+    config: Config, found: Found, batches: str, share: Callable[[Shape], float]
+) -> dict[int, np.ndarray]:
+    """Returns shares of biases in percent before each epoch, one number a seed."""
     return {
         epoch: np.array([
-            share_bimodal(one.shape) for one in found.sampled
+            100 * share(one.shape) for one in found.sampled
             if (one.epoch, one.batches) == (epoch, batches)
         ])
         for epoch in config.epochs
@@ -100,19 +103,31 @@ def shares(config: Config, found: Found, batches: str) -> dict[int, np.ndarray]:
 
 
 def _histograms(config: Config, found: Found) -> Answer:
-    split, standard = (shares(config, found, b) for b in ("split", "standard"))
+    split, standard = (
+        shares(config, found, kind, share_bimodal) for kind in ("split", "standard")
+    )
+    apart = shares(config, found, "split", share_apart)
     runs = found.of(config.figure_3("signSGD"), config.long_budget)
     reached = ends(runs, "train_accuracy", config)
     holds = bool(
-        all(values.mean() > 0.5 for values in split.values())
-        and all(values.mean() < 0.5 for values in standard.values())
+        all(values.mean() > 50 for values in split.values())
+        and all(values.mean() < 50 for values in standard.values())
         and reached.mean() >= config.converged
     )
     number = "biases above 5/9: " + ", ".join(
-        f"{shown(100 * split[epoch], 0)}% before epoch {epoch} "
-        f"(standard: {shown(100 * standard[epoch], 0)}%)" for epoch in config.epochs
+        f"{shown(split[epoch], 0)}% before epoch {epoch} "
+        f"(standard batches: {shown(standard[epoch], 0)}%)" for epoch in config.epochs
+    ) + "; biases whose two parts lie more than 2 deviations apart: " + ", ".join(
+        f"{shown(apart[epoch], 0)}% before epoch {epoch}" for epoch in config.epochs
     ) + f"; training accuracy at the end {shown(reached)}%"
-    why = "" if holds else "the shares are not all on their sides of one half"
+    why = "" if holds else (
+        "the coefficient, our choice, asks for much: two equal normal densities have "
+        "two modes from 2 deviations on, and pass 5/9 only from 3.7 on. Where the "
+        "shares fall by both measures, the split itself is not seen any more in single "
+        "gradients: the rate tuned for the budget is so small that both parts of the "
+        "digits are fitted at the same time; the last table of the summary has the "
+        "same for all rates that were tried"
+    )
     return holds, number, why
 
 
