@@ -6,12 +6,12 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
 
-from experiments._claims import PAPERS, VERDICTS, Claim, Judged
+from experiments._claims import VERDICTS, Claim, Judged
 from experiments._folders import Folder
 from experiments._papers import CITATIONS, SHORT, items, position
 
@@ -59,6 +59,14 @@ class Entry(NamedTuple):
         return f"{folder}: {self.claim.key}"
 
     @property
+    def items(self) -> tuple[str, ...]:
+        """What it is of; a section only where it names nothing else."""
+        where = " ".join(self.claim.where.split())
+        named = items(where) or (where,)
+        parts = ("Section", "Appendix")
+        return tuple(x for x in named if not x.startswith(parts)) or named[:1]
+
+    @property
     def figure(self) -> pathlib.Path | None:
         """The file that shows it, if there is one."""
         if self.folder is None or not self.claim.figure:
@@ -75,17 +83,15 @@ def page(entries: Iterable[Entry], runs: Sequence[Folder], root: pathlib.Path) -
       runs: all results, those without claims too.
       root: where the page will be; links start there.
     """
-    ordered = sorted(
-        entries, key=lambda e: (list(PAPERS).index(e.claim.paper),
-                                position(e.claim.paper, e.claim.where))
-    )
-    parts = [f"# {TITLE}", INTRODUCTION, _counts(ordered), "## Contents"]
+    every = list(entries)
+    parts = [f"# {TITLE}", INTRODUCTION, _counts(every), "## Contents"]
     sections = []
-    for paper, of_paper in groupby(ordered, key=lambda entry: entry.claim.paper):
-        several = list(of_paper)
-        parts += [f"**{_to(SHORT[paper])}**", _contents(several)]
-        sections += [f"## {SHORT[paper]}", escape(CITATIONS[paper])]
-        sections += _entries(several, root)
+    for paper, short in SHORT.items():
+        by_item = _by_item(paper, every)
+        if by_item:
+            parts += [f"**{_to(short)}**", _contents(by_item)]
+            sections += [f"## {short}", escape(CITATIONS[paper])]
+            sections += _sections(paper, by_item, root)
     if runs:
         sections += ["## Runs", _runs(runs, root)]
     return "\n\n".join([*parts, *sections]) + "\n"
@@ -93,10 +99,7 @@ def page(entries: Iterable[Entry], runs: Sequence[Folder], root: pathlib.Path) -
 
 def escape(text: str) -> str:
     """Returns a text that Markdown shows as it is, but for `code` in backticks."""
-    pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
-    return "".join(
-        piece if number % 2 else _escape(piece) for number, piece in enumerate(pieces)
-    )
+    return _apart(" ".join(text.split()), _escape, lambda code: code)
 
 
 def slug(heading: str) -> str:
@@ -119,7 +122,7 @@ def link(path: pathlib.Path, root: pathlib.Path) -> str:
 def _escape(text: str) -> str:
     # An underscore within a word is none of Markdown's, so that names stay legible.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", re.sub(r"\\", r"\\\\", text))
-    return re.sub(r"([*`\[\]<>|~])", r"\\\1", text.replace("&", "&amp;")).replace(
+    return re.sub(r"([*`\[\]<~])", r"\\\1", text.replace("&", "&amp;")).replace(
         "$", "&#36;"
     )
 
@@ -128,15 +131,29 @@ def _to(heading: str) -> str:
     return f"[{escape(heading)}](#{slug(heading)})"
 
 
+def _apart(
+    text: str, change: Callable[[str], str], change_code: Callable[[str], str]
+) -> str:
+    """Returns a text changed, and its `code` in another way."""
+    pieces = re.split(r"(`[^`]+`)", text)
+    return "".join(
+        (change_code if number % 2 else change)(piece)
+        for number, piece in enumerate(pieces)
+    )
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table; unlike `_results.table` it need not read well as plain text."""
 
-    def line(cells: Sequence[str]) -> str:
-        # A cell ends at any | that is not escaped, within code too.
-        whole = (re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells)
-        return f"| {' | '.join(whole)} |"
+    def cell(text: str) -> str:
+        # A | would end it, within code too.
+        return _apart(
+            text, lambda part: part.replace("|", "&#124;"),
+            lambda code: code.replace("|", "\\|"),
+        )
 
-    return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
 
 
 def _counts(entries: Sequence[Entry]) -> str:
@@ -155,47 +172,72 @@ def _counts(entries: Sequence[Entry]) -> str:
     return _table(header, [*rows, row("all", entries)])
 
 
-def _contents(entries: Sequence[Entry]) -> str:
-    """Returns what of a paper is claimed, in its order, with links to the verdicts."""
-    by_item: dict[str, list[str]] = {}
+def _by_item(paper: str, entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Returns the entries of a paper by what they are of, in its order."""
+    found: dict[str, list[Entry]] = {}
     for entry in entries:
-        text = f"{MARKS[entry.judged.verdict]} {_to(entry.name)}"
-        for item in items(entry.claim.where) or (escape(entry.claim.where),):
-            by_item.setdefault(item, []).append(text)
-    paper = entries[0].claim.paper
-    ordered = sorted(by_item, key=lambda item: position(paper, item))
-    rows = [(item, " · ".join(by_item[item])) for item in ordered]
+        if entry.claim.paper == paper:
+            for item in entry.items:
+                found.setdefault(item, []).append(entry)
+    return {item: found[item] for item in sorted(found, key=partial(position, paper))}
+
+
+def _contents(by_item: dict[str, list[Entry]]) -> str:
+    """Returns what of a paper is claimed, with links to the verdicts."""
+    rows = [(escape(item), _links(several)) for item, several in by_item.items()]
     return _table(("in the paper", "verdicts"), rows)
 
 
-def _heading(entry: Entry) -> str:
-    return f"{SHORT[entry.claim.paper]}, {' '.join(entry.claim.where.split())}"
+def _links(entries: Iterable[Entry]) -> str:
+    return " · ".join(
+        f"{MARKS[entry.judged.verdict]} {_to(entry.name)}" for entry in entries
+    )
 
 
-def _entries(entries: Sequence[Entry], root: pathlib.Path) -> list[str]:
-    """Returns the sections of a paper; a figure is shown where it first occurs."""
+def _sections(
+    paper: str, by_item: dict[str, list[Entry]], root: pathlib.Path
+) -> list[str]:
+    """Returns a section for all that is claimed of a paper.
+
+    A claim stands where the first is that it names, and the others lead there. A figure
+    is shown once, if possible in the section of a figure.
+    """
+    hosts: dict[pathlib.Path, str] = {}
+    for item in sorted(by_item, key=lambda item: not item.startswith("Figure")):
+        for entry in by_item[item]:
+            if entry.figure is not None and item == entry.items[0]:
+                hosts.setdefault(entry.figure, item)
     parts = []
-    shown: dict[pathlib.Path, str] = {}
-    for heading, several in groupby(entries, key=_heading):
-        parts.append(f"### {escape(heading)}")
-        together = list(several)
-        for number, entry in enumerate(together):
+    for item, several in by_item.items():
+        parts.append(f"### {escape(_heading(paper, item))}")
+        own = [entry for entry in several if entry.items[0] == item]
+        for number, entry in enumerate(own):
             parts += [f"#### {escape(entry.name)}", _verdict(entry)]
             parts.append(_facts(entry, root))
-            following = [e.figure for e in together[number + 1 :]]
+            following = [e.figure for e in own[number + 1 :]]
             if entry.figure is None or entry.figure in following:
                 continue
-            if entry.figure not in shown:
-                parts.append(f"![{_caption(entry)}]({link(entry.figure, root)})")
-                shown[entry.figure] = heading
-            elif shown[entry.figure] != heading:
-                parts.append(f"Figure: see {_to(shown[entry.figure])}.")
+            host = hosts[entry.figure]
+            if host == item:
+                caption = escape(f"{_heading(paper, item)}: {entry.name}")
+                parts.append(f"![{caption}]({link(entry.figure, root)})")
+            else:
+                parts.append(f"Figure: see {_to(_heading(paper, host))}.")
+        others = [entry for entry in several if entry not in own]
+        if others:
+            parts.append(f"{'See also' if own else 'See'} {_links(others)}")
     return parts
+
+
+def _heading(paper: str, item: str) -> str:
+    return f"{SHORT[paper]}, {item}"
 
 
 def _verdict(entry: Entry) -> str:
     mark, word = MARKS[entry.judged.verdict], WORDS[entry.judged.verdict]
-    return f"{mark} **{word}**"
+    where = " ".join(entry.claim.where.split())
+    of = f" · {escape(where)}" if (where,) != entry.items else ""
+    return f"{mark} **{word}**{of}"
 
 
 def _facts(entry: Entry, root: pathlib.Path) -> str:
@@ -230,10 +272,6 @@ def _files(folder: Folder, root: pathlib.Path) -> str:
         for name, file in names.items() if (folder.path / file).is_file()
     ]
     return f" ({', '.join(links)})" if links else ""
-
-
-def _caption(entry: Entry) -> str:
-    return escape(f"{_heading(entry)}: {entry.name}")
 
 
 def _runs(runs: Sequence[Folder], root: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from results_tools import NASTY, make, studies  # noqa: F401
+from results_tools import NASTY, Config, make, studies  # noqa: F401
 
 from experiments import _cli, _html, _page, report
 from experiments._registry import StudyError
@@ -57,7 +57,7 @@ def test_every_claim_stands_with_its_verdict_in_the_papers_order(tmp_path):
     assert len(entries) == 7
     headings = re.findall("^### (.*)$", markdown, flags=re.MULTILINE)
     assert headings == [
-        "Karimireddy, Theorem II", "Karimireddy, Figures 3, 5",
+        "Karimireddy, Theorem II", "Karimireddy, Figure 3", "Karimireddy, Figure 5",
         "Bernstein, Table 1", "Bernstein, Figure 3", "Bernstein, Figure A.1",
         "Safaryan and Richtárik, Figure 8"]
     assert "| all | 7 | 3 | 1 | 1 | 2 |" in markdown
@@ -67,14 +67,16 @@ def test_every_claim_stands_with_its_verdict_in_the_papers_order(tmp_path):
             "| Figure 5 | ≈ [toy: image](#toy-image) |\n") in markdown
     assert "#### toy: tight\n\n✗ **not reproduced**\n\n" in markdown
     assert "- **Criterion:** within -0.5\n- **Here:** 3 ± 1\n" in markdown
-    assert ("#### toy: image\n\n≈ **reproduced in kind at reduced scale**\n\n"
+    assert ("#### toy: image\n\n≈ **reproduced in kind at reduced scale** · "
+            "Figures 3, 5\n\n"
             "- **The paper:** It is stuck.\n- **Criterion:** stuck\n"
             "- **Here:** 2.0 ± 0.0\n- **Reduced:** one seed\n"
             "- **Run:** `python -m experiments toy` at commit 0123456789ab "
             "([summary](toy/summary.md), [configuration](toy/config.json), "
             "[metrics](toy/metrics.jsonl))\n\n"
-            "![Karimireddy, Figures 3, 5: toy: image]"
-            "(toy/figure_more.png)") in markdown
+            "![Karimireddy, Figure 3: toy: image](toy/figure_more.png)\n\n"
+            "### Karimireddy, Figure 5\n\nSee ≈ [toy: image](#toy-image)\n"
+            ) in markdown
     assert "- **Why:** no GPU\n" in markdown
     assert ("- **Why:** no results found\n- **Run:** `python -m experiments other`\n"
             in markdown)
@@ -100,14 +102,24 @@ def test_links_and_images_lead_somewhere_and_tables_are_whole(tmp_path):
     assert set(parsed.rows) == {2, 6}
 
 
-def test_a_figure_is_shown_once_in_a_paper(tmp_path):
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [("Section 4.2 and Lemma 8, Figure 1", ("Lemma 8", "Figure 1")),
+     ("Sections 2 and 4", ("Section 2",)), ("the  preface", ("the preface",))],
+)
+def test_a_claim_is_of_numbered_things_before_sections(where, named):
+    claim = Config.CLAIMS[0]._replace(where=where)
+    assert _page.Entry("toy", claim, None, "").items == named
+
+
+def test_a_figure_is_shown_once_in_a_paper_where_its_figure_is(tmp_path):
     path = make(tmp_path)
     for name in ("config.json", "verdicts.json"):
         text = (path / name).read_text()
         (path / name).write_text(text.replace("figure_more.png", "figure.png"))
     _, markdown, _ = build(tmp_path)
     assert markdown.count("](toy/figure.png)") == 2  # in each of two papers
-    assert "Figure: see [Karimireddy, Theorem II](#karimireddy-theorem-ii)." in markdown
+    assert "Figure: see [Karimireddy, Figure 3](#karimireddy-figure-3)." in markdown
 
 
 def test_texts_are_shown_as_they_were_written(tmp_path):
