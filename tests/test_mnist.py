@@ -261,7 +261,7 @@ def found_with(bimodal=(0.9, 0.1), **changes):
                 numbers = np.where(np.arange(20) < 20 * share, 0.9, 0.3)
                 shape = shape_of(np.random.default_rng(0).random((9, 20)), np.zeros(9))
                 shape = shape._replace(bimodality=numbers)
-                sampled.append(Sampled(seed, epoch, batches, None, shape))
+                sampled.append(Sampled(seed, epoch, batches, None, None, shape))
     return _study.Found((9, 9), {4: 310}, {c: Tuned({}, {}) for c in SMALL.cells()},
                         runs, sampled, [])
 

@@ -21,6 +21,7 @@ class Sampled(NamedTuple):
       epoch: before which.
       batches: how those were drawn from which the gradients come.
       gradients: [batches, biases], the ten of the outputs last.
+      part: of which part of the digits each batch is, 0 or 1; 0 if standard.
       shape: numbers on them.
     """
 
@@ -28,6 +29,7 @@ class Sampled(NamedTuple):
     epoch: int
     batches: Batches
     gradients: np.ndarray
+    part: np.ndarray
     shape: Shape
 
 
@@ -63,7 +65,7 @@ def sample(
                 cell, params, batches, config.gradient_batches, _seed(epoch, seed)
             )
             shape = shape_of(gradients, part)
-            sampled.append(Sampled(seed, epoch, batches, gradients, shape))
+            sampled.append(Sampled(seed, epoch, batches, gradients, part, shape))
     return sampled
 
 
