@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import pathlib
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,9 @@ from test_data_cifar import batches, synthetic
 from experiments import _cli, data
 from experiments._registry import StudyError
 from experiments.data import _fetch
+
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Server:
@@ -50,6 +54,7 @@ class Server:
 def server(monkeypatch, tmp_path):
     server = Server()
     monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(_fetch, "RETRIES", 0)
     yield server
     server.http.shutdown()
@@ -218,7 +223,7 @@ def test_pooch_is_needed_only_to_fetch(monkeypatch, tmp_path):
     code = ("import sys; from experiments import data; data.load('digits', None, 0); "
             "print(sorted({'pooch', 'requests', 'tqdm'} & set(sys.modules)))")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                         check=True, timeout=60)
+                         check=True, timeout=60, cwd=ROOT)
     assert out.stdout.strip() == "[]"
     monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
     monkeypatch.setitem(sys.modules, "pooch", None)
