@@ -19,7 +19,6 @@ from experiments import _cli, data
 from experiments._registry import StudyError
 from experiments.data import _fetch
 
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 
