@@ -76,7 +76,7 @@ SMALL = (
         "imagenet", "B", f"{FIGURE2}, bottom row",
         "For a batch of 256 ImageNet images, ResNet-50 at epoch 50, the central limit "
         "theorem has visibly kicked in and the distributions look Gaussian.",
-        "as for the row above",
+        "as for the top row, of ResNet-20",
         not_run="ImageNet and ResNet-50 are out of reach of this study", figure="",
     ),
 )
