@@ -100,6 +100,21 @@ STUDIES = {
         "VGG19 on CIFAR-10 for 200 epochs, for accelerators",
         config="Vgg19", group=NETWORKS,
     ),
+    "counterexamples": Study(
+        "experiments.toys.counterexamples",
+        "where signSGD cannot converge, and with error feedback it does",
+        group="the papers: toy problems",
+    ),
+    "least_squares": Study(
+        "experiments.toys.least_squares",
+        "which solution of over-parameterised least squares each method finds",
+        group="the papers: toy problems",
+    ),
+    "sparse_noise": Study(
+        "experiments.toys.sparse_noise",
+        "a quadratic with all its noise in one of a hundred coordinates",
+        group="the papers: toy problems",
+    ),
     "rosenbrock": Study(
         "experiments.toys.rosenbrock",
         "signSGD on the Rosenbrock function, with exact success probabilities",
