@@ -34,6 +34,11 @@ STUDIES = {
         "experiments.adversaries",
         "majority vote while some of nine workers send the opposite of their gradient",
     ),
+    "majority_vote": Study(
+        "experiments.voting",
+        "majority vote with 1 to 15 workers, with adversaries, and bit for bit",
+        group=NETWORKS,
+    ),
     "bench_update": Study(
         "experiments.bench_update",
         "time, memory and compile time of one update of 25.6M parameters",
