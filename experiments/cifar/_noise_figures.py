@@ -62,8 +62,8 @@ def histograms(config: Any, drawn: Mapping[str, Mapping[str, Any]]) -> Any:
                           density=True, color=_plots.COLORS[6])
             axis.plot(x, np.exp(-x * x / 2) / np.sqrt(2 * np.pi), linewidth=1,
                       color=_plots.COLORS[0], linestyle="--")
-            axis.text(0.02, 0.97, f"{parameter}\nskewness {skew:.2f}\np of one mode {p:.2f}",
-                      transform=axis.transAxes, va="top", fontsize=7)
+            text = f"{parameter}\nskewness {skew:.2f}\np of one mode {p:.2f}"
+            axis.text(0.02, 0.97, text, transform=axis.transAxes, va="top", fontsize=7)
     for axis in axes[:, 0]:
         axis.set_ylabel("density of probability")
     axes[0, 0].set_ylim(0, 0.75)
