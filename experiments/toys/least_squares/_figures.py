@@ -59,7 +59,7 @@ def figure(config: Config, measured: dict[str, Any]) -> Any:
         yscale="log",
     )
     axes[1, 2].set(
-        xlabel="learning rate", ylabel="train (solid) and test loss (dotted), last tenth",
+        xlabel="learning rate", ylabel="last tenth: train (solid), test loss (dotted)",
         xscale="log", yscale="log",
     )
     for axis in (axes[0, 0], axes[1, 0], axes[1, 2]):
