@@ -120,6 +120,11 @@ STUDIES = {
         "a quadratic with all its noise in one of a hundred coordinates",
         group="the papers: toy problems",
     ),
+    "error_feedback": Study(
+        "experiments.error_feedback",
+        "what error feedback keeps, what a scaled sign loses, and top-1 with feedback",
+        group="the papers: theory",
+    ),
     "rosenbrock": Study(
         "experiments.toys.rosenbrock",
         "signSGD on the Rosenbrock function, with exact success probabilities",

@@ -50,6 +50,8 @@ TINY = {
                    "--weight-decays", "0.01", "--test-epochs", "1", "--seeds", "1",
                    "--validation", "8", *TINY_CIFAR[:-2], "--batch-size", "8"],
     "imagenet": [],
+    "error_feedback": ["--steps", "5", "--vectors", "3", "--dimension", "6",
+                       "--horizons", "5,9", "--seeds", "2", "--rows", "4"],
     "counterexamples": ["--workers", "2", "--dimensions", "2", "--steps", "30",
                         "--vote-steps", "10", "--repeats", "2", "--grid-points", "50",
                         "--epsilons", "0.5", "--momentum-epsilons", "0.5", "--betas",
