@@ -47,8 +47,8 @@ CLAIMS = (
     ),
     Claim(
         "remark_3", "B", "Section 4, Remarks 1 and 3",
-        "Noise so skewed that signs lean to the wrong side, where more workers make "
-        "things worse, is no concern with real gradients.",
+        "Noise is about symmetric and unimodal, the more so the larger the batch; were "
+        "it so skewed that signs lean to the wrong side, more workers would be worse.",
         "at the same points coordinates whose stochastic signs lean against the "
         "gradient's, by more than two standard errors, have at most {skewed:g} of "
         "|g|_1",
@@ -184,6 +184,9 @@ class Config:
     )
     points: int = field(default=4, metadata={"help": "where noise is measured"})
     draws: int = field(default=200, metadata={"help": "votes at each point"})
+    larger: int = field(
+        default=8, metadata={"help": "times larger batches, once at the last point"}
+    )
     split_seed: int = field(
         default=0, metadata={"help": "of the test and validation parts"}
     )
@@ -258,7 +261,8 @@ class Config:
                 f"adversaries must be fewer than half of {workers[-1]} workers; got "
                 f"{against[-1]}."
             )
-        for name in ("batch_size", "steps", "every", "sample", "points", "draws"):
+        for name in ("batch_size", "steps", "every", "sample", "points", "draws",
+                     "larger"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1; got {getattr(self, name)}."

@@ -30,6 +30,8 @@ def overview(outcome: Any, config: Config) -> Any:
     for number, ((name, factor), accuracies) in enumerate(outcome.attacks.items()):
         label = f"{METHODS[name].label}, -{factor:g} g"
         _plots.curve(by_adversaries, parts, accuracies.T, number, label)
+        color = _plots.COLORS[number]
+        by_adversaries.plot(parts, accuracies.mean(axis=1), "o", color=color)
     by_adversaries.set(
         xlabel=f"adversaries among {most} workers, %", ylabel="test accuracy, %",
         ylim=(0, 100), title="against the others",
@@ -72,6 +74,7 @@ def noise(outcome: Any, config: Config) -> Any:
     left.set(
         xlabel="workers", ylabel="mean of P[vote wrong] weighted with |g|",
         xscale="log", yscale="log", xticks=workers, xticklabels=workers,
+        yticks=[0.2, 0.5, 1, 2, 5], yticklabels=[0.2, 0.5, 1, 2, 5],
         title="solid: measured, dotted: |σ|₁/(|g|₁√M)",
     )
     left.minorticks_off()

@@ -66,10 +66,12 @@ class Lab:
             (data.x_train[:sample], data.y_train[:sample]), (data.x_test, data.y_test)
         ))
 
-    def orders(self, seed: int, steps: int, workers: int) -> np.ndarray:
-        """Returns examples of all batches, [steps, workers, batch]."""
+    def orders(
+        self, seed: int, steps: int, workers: int, times: int = 1
+    ) -> np.ndarray:
+        """Returns examples of all batches, [steps, workers, times batch]."""
         rng = np.random.default_rng([seed, 5])
-        shape = steps, self._most, self._batch
+        shape = steps, self._most, times * self._batch
         count = len(self.task.data.y_train)
         return rng.integers(0, count, shape, np.int32)[:, :workers]
 
@@ -154,10 +156,19 @@ class Lab:
         return jax.grad(self.task.loss)(params, x[batch], y[batch])
 
     def noise(
-        self, params: Any, workers: tuple[int, ...], draws: int, seed: int
+        self, params: Any, workers: tuple[int, ...], draws: int, seed: int,
+        times: int = 1,
     ) -> Noise:
-        """Returns `Noise` at a point, for several numbers of workers at once."""
-        orders = self.orders(seed, draws, max(workers))
+        """Returns `Noise` at a point, for several numbers of workers at once.
+
+        Args:
+          params: the point.
+          workers: how many vote.
+          draws: how many votes.
+          seed: of the batches.
+          times: how many times larger than usual they are.
+        """
+        orders = self.orders(seed, draws, max(workers), times)
         found = self._noise(self._data, params, orders, np.array(workers))
         return Noise(*map(np.asarray, found))
 

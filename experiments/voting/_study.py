@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +32,7 @@ class Outcome(NamedTuple):
       methods: curves with the most workers, by method.
       attacks: last test accuracies by method and factor, [adversaries, seeds].
       noise: at some points of a run, by the number of steps before.
+      larger: at the last of them, of larger batches.
       wires: what a step sends, by method and number of workers.
     """
 
@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
     methods: dict[str, list[Curve]]
     attacks: dict[tuple[str, float], np.ndarray]
     noise: dict[int, Noise]
+    larger: Noise
     wires: dict[tuple[str, int], ef_optax.WireReport]
 
 
@@ -113,7 +114,7 @@ def _run(config: Config, lab: Lab, results: Results) -> Outcome:
             attacks[name, factor] = np.array([
                 [curve.test_accuracy[-1] for curve in several] for several in by_count
             ])
-        noise = dict(_noise(config, lab, votes[1][0], results))
+        noise, larger = _noise(config, lab, votes[1][0], results)
     pairs = dict.fromkeys([
         *((name, most) for name in config.methods),
         *((name, config.workers[1]) for name in config.methods if name in SCALED),
@@ -125,24 +126,29 @@ def _run(config: Config, lab: Lab, results: Results) -> Outcome:
             method=name, workers=workers, bytes_sent=report.bytes_sent,
             bits_per_parameter=report.bits_per_parameter,
         )
-    return Outcome(votes, methods, attacks, noise, wires)
+    return Outcome(votes, methods, attacks, noise, larger, wires)
 
 
 def _noise(
     config: Config, lab: Lab, curve: Curve, results: Results
-) -> Iterator[tuple[int, Noise]]:
-    """Measures noise at some points of a run, evenly apart."""
+) -> tuple[dict[int, Noise], Noise]:
+    """Measures noise at some points of a run, evenly apart, and at the last again."""
     looks = len(curve.train_loss)
-    for i in np.linspace(0, looks - 1, config.points).astype(int).tolist():
+    at = np.linspace(0, looks - 1, config.points).astype(int).tolist()
+    seed = config.seeds[0] + 1000
+    out = []
+    for i, times in [*((i, 1) for i in at), (at[-1], config.larger)]:
         params = jax.tree.map(lambda leaf, i=i: leaf[i], curve.params)
-        seen = lab.noise(params, config.workers, config.draws, config.seeds[0] + 1000)
+        seen = lab.noise(params, config.workers, config.draws, seed, times)
         steps = (i + 1) * config.every
         weights = np.abs(seen.gradient)
         results.metric(
-            after=steps, gradient=weights.sum(), deviation=seen.deviation.sum(),
-            wrong=(seen.wrong * weights).sum(axis=1), workers=config.workers,
+            after=steps, batch_size=times * config.batch_size, workers=config.workers,
+            gradient=weights.sum(), deviation=seen.deviation.sum(),
+            wrong=(seen.wrong * weights).sum(axis=1),
         )
-        yield steps, seen
+        out.append((steps, seen))
+    return dict(out[:-1]), out[-1][1]
 
 
 def _summary(config: Config, task: Classification, outcome: Outcome) -> str:

@@ -86,8 +86,7 @@ def _noise(results: Results, config: Config, outcome: Any) -> None:
         wrong.append((seen.wrong * weights).sum(axis=1))
         sigma = seen.deviation.sum() / np.abs(seen.gradient).sum()
         bounds.append(sigma / np.sqrt(config.workers))
-        error = 2 / math.sqrt(config.draws * config.workers[-1])
-        leaning.append(float(weights[seen.lean < -error].sum()))
+        leaning.append(_leaning(seen, config))
     shares = np.array(wrong) / np.array(bounds)
     last = f"{_join(config.workers)} workers {_join(wrong[-1])}"
     _say(
@@ -104,11 +103,21 @@ def _noise(results: Results, config: Config, outcome: Any) -> None:
     )
     _say(
         results, "remark_3", max(leaning) <= config.skewed,
-        f"{_join(leaning)} of |g|_1 at the points, after {_join(outcome.noise)} steps",
-        "gradients of few examples are sparse and skewed: the many that are recognised "
-        "push a little one way, and the few that are not push hard the other way, so "
-        "that most signs are wrong and a vote of small batches is wrong more surely",
+        f"{_join(leaning)} of |g|_1 at the points, after {_join(outcome.noise)} steps; "
+        f"at the last, with batches {config.larger} times larger, "
+        f"{_leaning(outcome.larger, config):.3g}",
+        f"it grows with training. The gradient of a batch of {config.batch_size} is "
+        "skewed when most examples are recognised: the few that are not make up the "
+        "mean, and most batches have none of them. As the papers say, larger batches "
+        "cure it, see the number; a vote of more small ones does not",
     )
+
+
+def _leaning(seen: Any, config: Config) -> float:
+    """Returns the part of |g|_1 where signs lean the wrong way beyond chance."""
+    size = np.abs(seen.gradient)
+    error = 2 / math.sqrt(config.draws * config.workers[-1])
+    return float(size[seen.lean < -error].sum() / size.sum())
 
 
 def _attacks(results: Results, config: Config, outcome: Any) -> None:
@@ -181,13 +190,20 @@ def _bits_per_accuracy(results: Results, config: Config, outcome: Any) -> None:
     most = config.workers[-1]
     sent = {n: steps[n] * outcome.wires[n, most].bytes_sent for n in steps}
     shares = [sent[n] / sent["sgd"] for n in ("sign_sgd_packed", "signum_packed")]
+    names = ("sign_sgd_packed", "signum_packed", "ef_sign_sgd", "ef_two_way")
+    losses = [
+        float(np.mean([c.train_loss[-1] for c in outcome.methods[name]]))
+        for name in ("sgd", "sign_sgd_packed", "signum_packed")
+    ]
     _say(
         results, "bits_per_accuracy", max(shares) <= config.share,
-        f"signSGD {shares[0]:.3f} and Signum {shares[1]:.3f} of SGD's "
-        f"{sent['sgd'] / 1e6:.1f} MB to reach {level:.2f}%; EF-signSGD gathered "
-        f"{sent['ef_sign_sgd'] / sent['sgd']:.3f}, two-way "
-        f"{sent['ef_two_way'] / sent['sgd']:.3f}",
-        "one of them is never so accurate, or only later",
+        f"of SGD's {sent['sgd'] / 1e6:.1f} MB to reach {level:.2f}%: "
+        + ", ".join(f"{name} {sent[name] / sent['sgd']:.3f}" for name in names)
+        + " (inf: never)",
+        "signSGD moves every coordinate by as much in each step, however small its "
+        "gradient, and with a constant learning rate stays at a training loss of "
+        f"{losses[1]:.2g}, where SGD comes to {losses[0]:.2g}. Signum, whose momentum "
+        f"averages, comes to {losses[2]:.2g}",
     )
 
 
