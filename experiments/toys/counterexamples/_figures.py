@@ -165,10 +165,10 @@ def _figure_1(axis: Any, config: Config) -> None:
     low, high = -1.0, 3.6
     _contours(axis, _problems.loss_2, low, high, config.epsilon)
     _on_line(axis, low, high)
-    for number, at in enumerate(((1.6, 0.4), (0.4, 1.6)), 1):
-        g = np.asarray(_problems.subgradient_2(
-            np.array(at), np.ones(2), config.epsilon))
-        sign, error = map(np.asarray, _geometry.compress_once(g))
+    points = np.array([[1.6, 0.4], [0.4, 1.6]])
+    for number, (at, g, sign, error) in enumerate(
+        zip(points, *_geometry.arrows(points, config.epsilon), strict=True), 1
+    ):
         _arrow(axis, at, g, color="black", linewidth=1.6)
         _arrow(axis, at, sign, color="black", linewidth=1.2, linestyle="--")
         _arrow(axis, at, error, color=_plots.COLORS[4], linewidth=1.6)

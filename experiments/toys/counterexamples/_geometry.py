@@ -19,9 +19,8 @@ PATH_START = (1.45, 0.55)
 PATHS = ("signSGD", "scaled signSGD", "SGD", "EF-signSGD")
 
 
-def compress_once(g: Any) -> tuple[jax.Array, jax.Array]:
+def compress_once(g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sign of g, and what EF-signSGD has not sent of it (γ = 1)."""
-    g = jnp.asarray(g)
     sign_tx, feedback = ef_optax.sign_sgd(1.0), ef_optax.ef_sign_sgd(1.0)
     sign, _ = sign_tx.update(g, sign_tx.init(g))
     _, state = feedback.update(g, feedback.init(g))
@@ -43,17 +42,21 @@ class Figure1(NamedTuple):
     error: float
 
 
+def arrows(x: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
+    """Returns subgradients of counterexample 2, their signs and errors, at points."""
+
+    def at(x: Any) -> Any:
+        g = _problems.subgradient_2(x, jnp.ones(2), epsilon)
+        return g, *compress_once(g)
+
+    return over_all(at, x)
+
+
 def figure_1(config: Config) -> Figure1:
     """Looks at the subgradients of counterexample 2, with Figure 1's ε."""
     x = np.random.default_rng(config.seed).uniform(-3, 3, (config.grid_points, 2))
     x *= np.sign(x.sum(1, keepdims=True))
-
-    def at(x: Any) -> Any:
-        return compress_once(
-            _problems.subgradient_2(x, jnp.ones(2), config.epsilon)
-        )
-
-    signs, errors = over_all(at, x)
+    _, signs, errors = arrows(x, config.epsilon)
     along = (signs == [1, -1]).all(1) | (signs == [-1, 1]).all(1)
     return Figure1(int(along.sum()), len(x), float(abs(errors - config.epsilon).max()))
 

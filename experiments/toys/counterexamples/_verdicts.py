@@ -70,7 +70,7 @@ def give(results: Results, config: Config, m: Measured) -> None:
             "It hangs on the tie. If a tie gives +1 or a random sign, an even number "
             f"of workers leaves the line in {_share(broken[0])}; an odd number in "
             f"{_share(broken[1])}, namely where the gradient of a term is exactly 0: "
-            "the workers that drew it abstain, and the others may be even."
+            "the workers that drew it abstain, and the others may split evenly."
         )),
     )
     scaled = (m.on_2["scaled signSGD"], m.on_3["scaled signSGD"])
@@ -175,8 +175,8 @@ def _momentum(results: Results, config: Config, m: Measured) -> None:
         "and its sign leads to x*. With a fixed step size signs alternate on "
         "counterexample 2, and m keeps the sign ±(1, -1) if and only if "
         f"ε < (1-β)/(1+β) = {limit:.3g}: of such runs {_share(kept)} stay. So the "
-        "claim holds there for ε small enough for a given β; it does not with "
-        "decreasing or random step sizes, nor with stochastic gradients.",
+        "claim holds there for ε small enough for a given β; with decreasing or random "
+        "step sizes, and with stochastic gradients, few runs of this length stay.",
     )
 
 
