@@ -144,6 +144,21 @@ STUDIES = {
         "experiments.distributed",
         "training over processes with checkpoints, under `launch` or on a cluster",
     ),
+    "rates_feedback": Study(
+        "experiments.rates.feedback",
+        "Karimireddy et al.: Theorems II and III, Remarks 4 to 6, Lemma 3, measured",
+        group="the papers: theory",
+    ),
+    "rates_sign": Study(
+        "experiments.rates.sign",
+        "Bernstein et al.: Theorems 1 to 3 and C.1, Lemma D.1, Remark 3, measured",
+        group="the papers: theory",
+    ),
+    "rates_stochastic": Study(
+        "experiments.rates.stochastic",
+        "Safaryan and Richtárik: Theorems 1 to 3 and 6, lemmas, appendices D and E",
+        group="the papers: theory",
+    ),
 }
 
 # What is no study: it has no results of its own.

@@ -71,6 +71,20 @@ TINY = {
                    "--sweep-steps", "20,50"],
     "bench_cifar": ["--model", "resnet4_tiny", "--batch-size", "4", "--rounds", "1",
                     "--algorithms", "scaled_sign"],
+    "rates_feedback": ["--horizons", "8,16", "--creases-horizons", "8,16", "--seeds",
+                       "2", "--dimension", "8", "--kept", "2", "--kept-creases", "1",
+                       "--pairs", "2", "--error-kept", "2", "--error-steps", "10",
+                       "--fit-from", "8", "--rates", "0.05"],
+    "rates_sign": ["--horizons", "8,16", "--seeds", "2", "--dimension", "4", "--noises",
+                   "0.1,1", "--workers", "3", "--skewed-workers", "3",
+                   "--valley-workers", "3,7", "--valley-steps", "16", "--betas", "0.5",
+                   "--signum-noises", "1", "--signum-horizons", "8,16", "--signals",
+                   "5", "--samples", "100", "--most-workers", "3", "--remark-workers",
+                   "1,3", "--fit-from", "8"],
+    "rates_stochastic": ["--horizons", "8,16", "--seeds", "2", "--dimension", "4",
+                         "--workers", "3", "--signals", "5", "--samples", "100",
+                         "--most-samples", "50", "--most-votes", "2",
+                         "--against-steps", "8", "--multiples", "1", "--fit-from", "8"],
 }
 
 
