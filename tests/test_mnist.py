@@ -16,7 +16,7 @@ from experiments.mnist._batches import draw
 from experiments.mnist._config import Cell
 from experiments.mnist._gradients import shape_of, share_apart, share_bimodal
 from experiments.mnist._runs import Run
-from experiments.mnist._sampling import Sampled
+from experiments.mnist._sampling import Sampled, Swept
 from experiments.mnist._training import Trainer
 from experiments.mnist._tuning import Tuned, end, tune
 from experiments.mnist._verdicts import judge
@@ -124,13 +124,12 @@ def test_gradients_are_those_of_the_biases(digits):
     task = trainer.tasks[5]
     params, cell = task.init(0), Cell("split", 5, 16, "signSGD")
     sampled, part = trainer.gradients(cell, params, "split", 3, seed=2)
+    gradient = jax.jit(jax.grad(task.loss))
     orders, same = draw("split", digits.y_train, 16, 3, seed=2)
     np.testing.assert_array_equal(part, same)
     for batch, row in zip(orders, sampled, strict=True):
-        grads = jax.grad(task.loss)(
-            params, digits.x_train[batch], digits.y_train[batch]
-        )["params"]
-        whole = [*grads["Dense_0"]["bias"], *grads["Dense_1"]["bias"]]
+        grads = gradient(params, digits.x_train[batch], digits.y_train[batch])["params"]
+        whole = np.concatenate([grads[f"Dense_{layer}"]["bias"] for layer in (0, 1)])
         np.testing.assert_allclose(row, whole, rtol=1e-4, atol=1e-6)
 
 
@@ -262,8 +261,9 @@ def found_with(bimodal=(0.9, 0.1), **changes):
                 shape = shape_of(np.random.default_rng(0).random((9, 20)), np.zeros(9))
                 shape = shape._replace(bimodality=numbers)
                 sampled.append(Sampled(seed, epoch, batches, None, None, shape))
-    return _study.Found((9, 9), {4: 310}, {c: Tuned({}, {}) for c in SMALL.cells()},
-                        runs, sampled, [])
+    tuned = {cell: Tuned({3.0: 0.1}, {}) for cell in SMALL.cells()}
+    swept = [Swept(0.1, 11, epoch, 0.2, 0.4) for epoch in SMALL.epochs]
+    return _study.Found((9, 9), {4: 310}, tuned, runs, sampled, swept)
 
 
 def test_claims_hold_where_they_should():

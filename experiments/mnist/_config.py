@@ -11,6 +11,8 @@ from experiments._claims import Claim
 
 Batches = Literal["standard", "split"]
 METHODS = ("signSGD", "SGD")
+# Output biases of a digit of each part: the two weights of the histograms.
+SHOWN = (0, 5)
 
 
 class Cell(NamedTuple):

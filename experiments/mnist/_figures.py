@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import _plots
-from experiments.mnist._config import METHODS, Cell, Config
+from experiments.mnist._config import METHODS, SHOWN, Cell, Config
 
 if TYPE_CHECKING:
     from experiments.mnist._sampling import Sampled
     from experiments.mnist._study import Found
-
-# Output biases of a digit of each part: what the histograms are of.
-SHOWN = (0, 5)
 
 
 def split_batches(config: Config, found: Found) -> Any:
