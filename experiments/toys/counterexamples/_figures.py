@@ -32,7 +32,8 @@ def courses(config: Config, m: Measured) -> Any:
     _theorem_1(axes[1, 2], config, m)
     for axis in axes.flat:
         axis.set_xlabel("step")
-        axis.legend(fontsize=7, framealpha=0.7)
+        corner = "best" if axis is axes[0, 0] else "lower left"
+        axis.legend(fontsize=7, framealpha=0.7, loc=corner)
     return figure
 
 
