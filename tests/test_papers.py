@@ -8,7 +8,6 @@ import pytest
 from experiments import _folders, _page, _papers, publish, report
 from experiments._claims import PAPERS
 from experiments._page import slug
-from experiments._registry import STUDIES
 
 REQUIRED = {
     "K": (
@@ -24,12 +23,6 @@ REQUIRED = {
         "Section 2.2",
     ),
 }
-# What may be missing while no study of this name is registered.
-AWAITED = {
-    "rates_feedback": {"K": "Lemma 3, Theorems II-III, Remarks 4-6"},
-    "rates_sign": {"B": "Theorems 1-3, Remark 3, Lemmas D.1, E.1, F.2, Theorem C.1"},
-    "rates_stochastic": {"S": "Theorems 1-3, Theorem 6, Lemmas 1, 7, 8, Appendix E"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +34,13 @@ def test_everything_is_claimed(claims):
     claimed = collections.defaultdict(set)
     for _, claim in claims:
         claimed[claim.paper].update(_papers.items(claim.where))
-    missing = {
-        (paper, item): f"{PAPERS[paper]}, {item}"
+    missing = [
+        f"{PAPERS[paper]}, {item}"
         for paper, texts in REQUIRED.items()
         for text in texts for item in _papers.items(text)
         if item not in claimed[paper]
-    }
-    awaited = {
-        (paper, item)
-        for study, papers in AWAITED.items() if study not in STUDIES
-        for paper, text in papers.items() for item in _papers.items(text)
-    }
-    late = [name for place, name in missing.items() if place not in awaited]
-    assert not late, "no study claims:\n" + "\n".join(late)
-    if missing:
-        pytest.skip(f"studies that are awaited: {'; '.join(missing.values())}")
+    ]
+    assert not missing, "no study claims:\n" + "\n".join(missing)
 
 
 def test_claims_name_what_is_in_the_papers(claims):
@@ -77,7 +62,7 @@ def test_claims_are_whole(claims):
     assert not double, f"spelt in two ways: {double}"
 
 
-def test_required_and_awaited_are_in_the_papers():
+def test_what_is_required_is_in_the_papers():
     for paper, texts in REQUIRED.items():
         for text in texts:
             assert set(_papers.items(text)) <= set(_papers.ORDER[paper]), text
