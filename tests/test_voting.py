@@ -175,12 +175,12 @@ def test_tuning_names_the_best_rate(tmp_path, capsys):
     assert (tmp_path / "majority_vote_tune/summary.md").exists()
 
 
-def test_presets_name_every_method():
-    for name in ("digits", "mnist"):
-        config = voting.Config(data=name)
-        assert config.learning_rates.keys() == _methods.METHODS.keys()
-        assert list(config.vote_rates) == [str(n) for n in config.workers]
-        assert set(config.learning_rates.values()) <= set(config.tune_grid)
+def test_tuned_rates_are_of_every_method_and_of_the_grid():
+    config = voting.Config()
+    assert config.learning_rates.keys() == _methods.METHODS.keys()
+    assert list(config.vote_rates) == [str(n) for n in config.workers]
+    assert set(config.learning_rates.values()) <= set(config.tune_grid)
+    assert set(config.vote_rates.values()) <= set(config.tune_grid)
 
 
 @pytest.mark.parametrize(

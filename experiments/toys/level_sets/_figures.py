@@ -51,5 +51,5 @@ def unit_balls_of(config: Config, balls: list[Shape]) -> Any:
         _outline(axes[0, 0], shape, number % len(_plots.COLORS), f"σ = {noise:g}")
     axes[0, 0].set(aspect="equal", xlabel="$g_1$", ylabel="$g_2$",
                    title="Unit balls of the l$^{1,2}$ norm")
-    axes[0, 0].legend(frameon=False, loc="upper right")
+    figure.legend(loc="outside lower center", ncols=len(balls), frameon=False)
     return figure
