@@ -90,11 +90,11 @@ def run(config: Config) -> dict[str, float]:
 
 def _stepper(config: Config, name: str | None, images: Any) -> Callable[[], None]:
     """Returns a function that takes one training step; `optax.sgd`'s for no name."""
-    if name is None:
-        def make(rate: Any, axis_name: Any) -> optax.GradientTransformation:
-            return optax.sgd(rate)
-    else:
-        make = algorithm(name, config.weight_decay)
+
+    def sgd(learning_rate: Any, axis_name: Any) -> optax.GradientTransformation:
+        return optax.sgd(learning_rate)
+
+    make = sgd if name is None else algorithm(name, config.weight_decay)
     network = models.build(config.model, 10)
     steps = Steps(network, make, config.weight_decay, True, False)
     held = [steps.start(0)]
