@@ -220,8 +220,10 @@ def summary(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def draw(axis: Any, curves: Sequence[Curve], bound: str = "its bound") -> None:
-    """Draws means with their spread over the seeds, and under each colour its bound."""
+def draw(
+    axis: Any, curves: Sequence[Curve], bound: str = "its bound, in its colour"
+) -> None:
+    """Draws means with their spread over the seeds, and in each colour its bound."""
     for number, c in enumerate(curves):
         _plots.curve(axis, c.at, c.runs, number, c.label)
         axis.plot(
@@ -245,23 +247,40 @@ def guide(axis: Any, curve: Curve, text: str) -> None:
 
 
 def overview(comparisons: Sequence[Comparison], names: dict[str, str]) -> Any:
-    """Returns a figure of the largest part of each bound that was used."""
-    figure, (axis,) = _plots.panels(1, width=8.4, height=0.42 * len(comparisons) + 1.8)
+    """Returns a figure of which part of its bound every run used."""
+    figure, (axis,) = _plots.panels(1, width=8.4, height=0.42 * len(comparisons) + 1.6)
     for row, comparison in enumerate(comparisons):
-        for c in comparison.curves:
-            ratio = c.ratio[c.ratio > 0]
-            axis.plot(ratio, np.full(len(ratio), row), "o", markersize=3.5, alpha=0.35,
-                      color=_plots.COLORS[1], markeredgewidth=0)
-        worst = max(c.ratio.max() for c in comparison.curves)
-        axis.plot(worst, row, "D", markersize=6, color=_plots.COLORS[0])
-        axis.annotate(f"{worst:.2g}", (worst, row), xytext=(7, -3),
-                      textcoords="offset points", fontsize=8)
+        ratios = np.concatenate([c.ratio for c in comparison.curves])
+        seen = ratios[ratios > 1e-4]
+        axis.plot(
+            seen, np.full(len(seen), row), "o", markersize=3.5, alpha=0.35,
+            color=_plots.COLORS[1], markeredgewidth=0,
+        )
+        axis.plot(ratios.max(), row, "D", markersize=6, color=_plots.COLORS[0])
+        axis.annotate(
+            f"{ratios.max():.2g}", (1, row), xycoords=("axes fraction", "data"),
+            xytext=(4, -3), textcoords="offset points", fontsize=8,
+        )
     axis.axvline(1, color=_plots.COLORS[4], linewidth=1.5)
     axis.set(
-        xscale="log", yticks=range(len(comparisons)),
+        xscale="log", xlim=(1e-4, 3), yticks=range(len(comparisons)),
         yticklabels=[names[c.key] for c in comparisons],
-        xlabel="measured mean ÷ bound, of every run at every horizon "
-        "(diamond: largest; line: the bound)",
+        xlabel="measured ÷ bound, each run at each horizon (diamond: most)",
     )
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_yaxis()
     return figure
+
+
+def ticks(axis: Any, values: Any) -> None:
+    """Writes the values themselves on a logarithmic horizontal axis."""
+    axis.set_xticks(values, [f"{v:g}" for v in values])
+    axis.tick_params(axis="x", which="minor", bottom=False)
+
+
+def renamed(curves: Sequence[Curve], suffix: str) -> list[Curve]:
+    """Returns the curves whose labels end so, without that end."""
+    return [
+        dataclasses.replace(c, label=c.label.removesuffix(suffix))
+        for c in curves if c.label.endswith(suffix)
+    ]

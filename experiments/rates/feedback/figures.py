@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from experiments import _plots
 from experiments._results import Results
-from experiments.rates.curves import Comparison, Curve, draw, guide, overview
+from experiments.rates.curves import (
+    Comparison,
+    Curve,
+    draw,
+    guide,
+    overview,
+    renamed,
+    ticks,
+)
 from experiments.rates.feedback.algorithms import SGD
 from experiments.rates.feedback.error import Lemma3
 from experiments.rates.feedback.smooth import Smooth
@@ -36,9 +45,8 @@ def _smooth(config: Any, smooth: Smooth, compared: dict[str, Comparison]) -> Any
     least = config.kept[-1]
     shown = (SGD, f"top-{least}", f"random-{least}", "scaled sign")
     panels = (
-        (f"Theorem II, γ = {rate:g}", [
-            c for c in compared["theorem_ii"].curves if f"γ = {rate:g}" in c.label
-        ]),
+        (f"Theorem II, γ = {rate:g}",
+         renamed(compared["theorem_ii"].curves, f", γ = {rate:g}")),
         ("Remark 4, γ = 1/√(T+1)", [
             c for c in compared["remark_4"].curves if c.label in shown
         ]),
@@ -60,7 +68,7 @@ def _smooth(config: Any, smooth: Smooth, compared: dict[str, Comparison]) -> Any
 
 def _delta(config: Any, smooth: Smooth) -> Any:
     """The distance to SGD, and the ratio."""
-    figure, axes = _plots.grid(1, 2, 5.6, 4.8)
+    figure, axes = _plots.grid(1, 2, 6.4, 4.8)
     gaps, at = smooth.gaps(), np.asarray(config.horizons, np.float64)
     sgd = smooth.falling[SGD].mean(0)
     runs = smooth.falling | {
@@ -85,10 +93,9 @@ def _delta(config: Any, smooth: Smooth) -> Any:
         xscale="log", yscale="log", xlabel=POINTS,
         ylabel="|mean ‖∇f‖² minus SGD's|, standard errors",
     )
-    axes[0, 1].set(
-        xscale="log", yscale="log", xlabel=POINTS, ylabel="mean ‖∇f‖² ÷ SGD's"
-    )
-    axes[0, 0].legend(fontsize=7.5)
+    axes[0, 1].set(xscale="log", xlabel=POINTS, ylabel="mean ‖∇f‖² ÷ SGD's")
+    axes[0, 1].axhline(1, color="grey", linewidth=0.8)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
@@ -118,16 +125,20 @@ def _error(lemma: Lemma3) -> Any:
     for axis, name in zip(axes[0], names, strict=False):
         # Where nothing is left out there is nothing to draw.
         curves = [
-            c for c in lemma.mean
+            replace(c, label=c.label.split(", ")[1]) for c in lemma.mean
             if c.label.startswith(name) and c.mean.max() > 1e-6
         ]
         draw(axis, curves)
-        axis.set(xlabel="1/δ", title=f"{name}: greatest E‖e_t‖²/(γσ)²")
+        axis.set(
+            xlabel="1/δ", title=f"{name}: greatest E‖e_t‖²/(γσ)²", ylim=(1e-2, None)
+        )
+        ticks(axis, curves[0].at)
         axis.legend(fontsize=7.5)
     draw(axes[0, 3], [
-        c for c in lemma.surely
+        replace(c, label=c.label.split(", ")[1]) for c in lemma.surely
         if c.label.startswith("top-k") and c.mean.max() > 1e-6
     ])
     axes[0, 3].set(xlabel="1/δ", title="top-k: greatest ‖e_t‖/(γG), surely")
+    ticks(axes[0, 3], lemma.surely[0].at)
     axes[0, 3].legend(fontsize=7.5)
     return figure

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 import ef_optax
 from experiments.rates import bounds
@@ -24,6 +24,10 @@ from experiments.rates.problems import (
 from experiments.rates.simulate import Simulation
 
 Tick = Callable[[str], Any]
+
+# S on the slope of the valley, and how often one worker is right there.
+SIGNAL = 0.15
+RIGHT = float(scipy.special.ndtr(SIGNAL))
 
 
 def bowl(config: Any) -> Problem:
@@ -130,21 +134,26 @@ def theorem_2(config: Any, tick: Tick) -> tuple[list[Curve], list[Curve], list[C
 def long_valley(config: Any) -> tuple[Problem, float]:
     """A valley on which three workers need 0.9 K steps, and the noise, for its K.
 
-    Its slope is 0.15 of the deviation of a batch of K, so that nearly half of the
-    signs of one worker are wrong on the whole way down.
+    Its slope is `SIGNAL` times the deviation of a batch of K, so that nearly half of
+    the signs of one worker are wrong on the whole way down.
     """
-    steps, signal = config.valley_steps, 0.15
-    curvature = 1.0
+    steps, curvature = config.valley_steps, 1.0
     rate = (config.dimension * curvature * steps) ** -0.5
-    right = bounds.vote_weight(3, 1 - 0.5 * float(jax.scipy.special.erfc(
-        signal / np.sqrt(2)
-    )))
-    distance = 0.9 * steps * rate * right
+    distance = 0.9 * steps * rate * bounds.vote_weight(3, RIGHT)
     slope = 0.3 * distance * curvature
     return (
         valley(config.dimension, slope, curvature, distance),
-        slope / signal * np.sqrt(steps),
+        slope / SIGNAL * np.sqrt(steps),
     )
+
+
+def slope_of_votes(config: Any) -> float:
+    """How the time on the valley's slope falls with M, by exact chances."""
+    workers = np.asarray(config.valley_workers)
+    time = 1 / bounds.vote_weight(workers, RIGHT)
+    if len(workers) < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(workers), np.log(time), 1)[0])
 
 
 def workers_in_valley(config: Any, tick: Tick) -> Curve:

@@ -8,7 +8,14 @@ import numpy as np
 
 from experiments import _plots
 from experiments._results import Results
-from experiments.rates.curves import Comparison, Curve, draw, guide, overview
+from experiments.rates.curves import (
+    Comparison,
+    Curve,
+    draw,
+    guide,
+    overview,
+    ticks,
+)
 from experiments.rates.sign.bits import Skewed
 
 
@@ -45,7 +52,7 @@ def _votes(b: list[Curve], deep: Curve, skewed: Curve) -> Any:
     """Theorem 2 by K, and by M where noise decides and where it is skewed."""
     figure, axes = _plots.grid(1, 3, 4.8, 4.8)
     chosen = [c for c in b if not c.label.endswith("= 2")]
-    draw(axes[0, 0], chosen, "its bound (b)")
+    draw(axes[0, 0], chosen, "its bound (b), in its colour")
     guide(axes[0, 0], chosen[-1], "1/√K")
     axes[0, 0].set(
         xlabel="steps, K", ylabel="mean over k of ‖g_k‖₁",
@@ -61,6 +68,7 @@ def _votes(b: list[Curve], deep: Curve, skewed: Curve) -> Any:
             axis.axhline(a, color=_plots.COLORS[4], label="bound (a), for any noise")
         guide(axis, curve, "1/√M")
         axis.set(xlabel="workers, M", title=title)
+        ticks(axis, curve.at)
     for axis in axes.flat:
         axis.legend(fontsize=7.5)
     return figure
@@ -119,6 +127,7 @@ def _signum(compared: dict[str, Comparison]) -> Any:
     figure, axes = _plots.grid(1, 2, 5.6, 4.8)
     curves = compared["theorem_3"].curves
     draw(axes[0, 0], curves, "Lemma E.1 with ξ of F.2")
+    axes[0, 0].set_ylim(top=6 * max(c.bound.max() for c in curves))
     guide(axes[0, 0], curves[0], "(1 + 2 log K)/√K")
     draw(axes[0, 1], compared["lemma_f2"].curves, "Lemma F.2")
     axes[0, 0].set(

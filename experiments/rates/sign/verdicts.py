@@ -26,7 +26,8 @@ def of_lemma_d1(results: Results, compared: Comparison, off: float) -> None:
 
 
 def of_theorem_2b(
-    config: Any, results: Results, compared: Comparison, deep: Curve, skewed: Curve
+    config: Any, results: Results, compared: Comparison, deep: Curve, exact: float,
+    skewed: Curve,
 ) -> None:
     """Bounds, and slopes by M with noise that the theorem allows and that it does not.
 
@@ -48,9 +49,10 @@ def of_theorem_2b(
     if stay is None or stay[0] < config.skewed_slope:
         faults.append(f"with skewed noise the slope by M is {shown(stay)}")
     number = (
-        f"{judged.number}; slope by M {shown(fall)} in the valley, {shown(stay)} with "
-        f"skewed noise, which reaches {skewed.ratio.max():.2f} times (b)'s bound at "
-        f"M = {skewed.at[skewed.ratio.argmax()]:g}"
+        f"{judged.number}; slope by M {shown(fall)} in the valley (of the way down by "
+        f"exact chances {exact:.3f}), {shown(stay)} with skewed noise, which reaches "
+        f"{skewed.ratio.max():.2f} times (b)'s bound at M = "
+        f"{skewed.at[skewed.ratio.argmax()]:g}"
     )
     results.verdict("theorem_2b", not faults, number, "; ".join(faults))
 

@@ -9,7 +9,14 @@ import numpy as np
 from experiments import _plots
 from experiments._results import Results
 from experiments.rates import bounds
-from experiments.rates.curves import Comparison, Curve, draw, guide, overview
+from experiments.rates.curves import (
+    Comparison,
+    Curve,
+    draw,
+    guide,
+    overview,
+    renamed,
+)
 from experiments.rates.stochastic.chances import Batches
 from experiments.rates.stochastic.scaled import Against, Moments
 
@@ -27,10 +34,6 @@ def draw_all(
     results.figure(_appendices(compared, drawn, against), "appendices")
 
 
-def _kind(curves: list[Curve], kind: str) -> list[Curve]:
-    return [c for c in curves if c.label.endswith(kind)]
-
-
 def _descent(
     compared: dict[str, Comparison], schedules: tuple[Curve, Curve]
 ) -> Any:
@@ -42,7 +45,7 @@ def _descent(
         (axes[0, 1], "theorem_2", "decreasing", "Theorem 2, γ_k = γ₀/√(k+1)", "1/√K"),
         (axes[1, 0], "theorem_1", "constant", "Theorem 1, constant γ", ""),
     ):
-        curves = _kind(compared[key].curves, kind)
+        curves = renamed(compared[key].curves, f", {kind}")
         draw(axis, curves)
         if text:
             guide(axis, curves[0], text)
@@ -60,7 +63,7 @@ def _descent(
 def _votes(config: Any, compared: dict[str, Comparison]) -> Any:
     """Theorem 3, and the weights of Lemma 8."""
     figure, axes = _plots.grid(1, 2, 5.6, 4.8)
-    curves = _kind(compared["theorem_3"].curves, "decreasing")
+    curves = renamed(compared["theorem_3"].curves, ", decreasing")
     draw(axes[0, 0], curves)
     guide(axes[0, 0], curves[0], "log K/√K")
     axes[0, 0].set(
