@@ -195,6 +195,8 @@ def test_a_mean_above_its_bound_is_seen_unless_chance_explains_it():
     judged = Comparison("key", [power(-0.5, 0.1), c], 0.5)
     assert not judged.holds and "power: above the bound at 10, 100" in judged.why
     assert "at most 1.1 ± 0.1 of the bound (power" in judged.number
+    chance = Comparison("key", [c], 1.5)
+    assert chance.holds and "above it by 1.0 standard errors" in chance.number
     assert Comparison("key", [power(-0.6, 0.1)], 3).why == ""
     late = Comparison("key", [power(-0.3, 0.01)], 3, 0.05)
     assert not late.holds and "slope -0.300, not -0.500" in late.why
@@ -226,6 +228,13 @@ def test_votes_on_a_sign_keep_to_their_bounds_and_not_by_far():
         assert 0.15 < curve.ratio.min() and curve.ratio.max() < 0.6
 
 
+def test_even_votes_err_more_often_than_one_worker_if_a_tie_is_an_error():
+    odd, even = bits.repetition(sign.Config(most_workers=12))
+    assert odd.ratio.max() == pytest.approx(1) and (odd.ratio[1:] < 1).all()
+    assert even.ratio[0] == pytest.approx(2 - 0.01)  # 2q - q², at q = 0.01
+    assert list(even.at) == [2, 4, 6, 8, 10, 12] and even.above(3).size
+
+
 def test_remark_3_by_hand():
     found = bits.remark_3(sign.Config(samples=20_000, remark_workers=(1, 3, 31)))
     np.testing.assert_allclose(found.exact[:2], [0.1, 3 * 0.01 * 0.9 + 0.001])
@@ -244,6 +253,8 @@ def test_lemma_7_is_exact_for_every_batch():
     )
     assert found.least[0] <= right + 1e-12
     assert found.mean[0] == pytest.approx(0.1 - 0.9 * b)
+    # One rare value outweighs 18 others: 1 - 0.9^6 < 1/2 < 1 - 0.9^7.
+    assert found.needed[0] == 7
 
 
 def test_lemma_8_and_the_exponential():

@@ -139,6 +139,13 @@ class Comparison:
             f"at most {worst.ratio[at]:.3g} ± {part:.1g} of the bound ({worst.label}, "
             f"at {worst.at[at]:g})"
         )
+        over = worst.mean[at] - worst.bound[at]
+        if over > 1e-5 * worst.bound[at] and not worst.above(self.errors).size:
+            error = worst.deviation[at] / np.sqrt(len(worst.runs))
+            text += (
+                f", above it by {over / error:.1f} standard errors of the mean: there "
+                "the theorem is nearly an equality"
+            )
         slopes = [
             (*c.slope(), c.slope_of_rate()) for c in self.curves  # type: ignore[misc]
             if c.slope() is not None and c.slope_of_rate() is not None

@@ -93,7 +93,11 @@ def _delta(config: Any, smooth: Smooth) -> Any:
         xscale="log", yscale="log", xlabel=POINTS,
         ylabel="|mean ‖∇f‖² minus SGD's|, standard errors",
     )
-    axes[0, 1].set(xscale="log", xlabel=POINTS, ylabel="mean ‖∇f‖² ÷ SGD's")
+    axes[0, 0].set_title("Remark 4: distance to SGD")
+    axes[0, 1].set(
+        xscale="log", xlabel=POINTS, ylabel="mean ‖∇f‖² ÷ SGD's",
+        title="the leading term: ratio to SGD",
+    )
     axes[0, 1].axhline(1, color="grey", linewidth=0.8)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure

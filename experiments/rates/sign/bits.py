@@ -73,6 +73,17 @@ def votes(config: Any, worst: bool) -> list[Curve]:
     return curves
 
 
+def repetition(config: Any) -> list[Curve]:
+    """P[vote wrong] ÷ P[one worker wrong], at its largest over q < ½, by M."""
+    q = np.linspace(0.01, 0.49, 49)
+    curves = []
+    for label, first in (("odd M", 1), ("even M, a tie is not right", 2)):
+        m = np.arange(first, max(config.most_workers, first) + 1, 2)
+        largest = [(bounds.wrong_vote(k, q) / q).max() for k in m]
+        curves.append(Curve(label, m, [largest], np.ones(len(m))))
+    return curves
+
+
 class Skewed(NamedTuple):
     """Remark 3: chances of the right sign by the number of workers.
 

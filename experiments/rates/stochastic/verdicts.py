@@ -51,7 +51,8 @@ def of_votes(
     )
     results.verdict(
         "variance_reduction", votes.hoeffding <= 1,
-        f"1 - exp(-(2ρ-1)²l) is at most {votes.hoeffding:.4g} of the weight",
+        f"1 - exp(-(2ρ-1)²l) is at most {votes.hoeffding:.4f} of the weight (both tend "
+        "to 1)",
         "" if votes.hoeffding <= 1 else "the exponential is larger somewhere",
     )
 
