@@ -241,6 +241,11 @@ def spread(values: Any, digits: int = 2) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def count_text(count: int, noun: str) -> str:
+    """Returns "1 seed" or "2 seeds"."""
+    return f"{count} {noun}{'s'[: count > 1]}"
+
+
 def progress(total: int, unit: str = "epoch") -> Any:
     """Returns a progress bar, silent where standard error is not a terminal."""
     from tqdm import tqdm

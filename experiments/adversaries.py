@@ -18,7 +18,8 @@ import optax
 
 import ef_optax
 from experiments import _plots, data
-from experiments._results import Results, progress, spread, table
+from experiments._checks import check_share
+from experiments._results import Results, count_text, progress, spread, table
 from experiments._workers import worker_devices
 from experiments.models import MLP
 from experiments.training import Algorithm, Classification, Trainer
@@ -96,11 +97,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        if self.workers < 1 or self.batch_size % self.workers or self.batch_size < 1:
-            raise ValueError(
-                f"a batch of {self.batch_size} does not divide evenly among "
-                f"{self.workers} workers."
-            )
+        check_share(self.batch_size, self.workers)
         bad = [n for n in self.adversaries if not 0 <= n <= self.workers]
         if bad or not self.adversaries:
             raise ValueError(
@@ -171,12 +168,11 @@ def _summary(config: Config, task: Classification, reached: Any) -> str:
         n // config.workers for n in (len(task.data.x_train), config.batch_size)
     )
     steps = config.epochs * (share // batch)
-    count = len(config.seeds)
     return (
         f"Test accuracy in %: {config.workers} workers, of which so many adversaries "
         "send a multiple of the opposite of their gradient g; "
         f"{task.parameters} parameters, {config.epochs} epochs ({steps} steps), "
-        f"{count} seed{'s'[: count > 1]}.\n\n"
+        f"{count_text(len(config.seeds), 'seed')}.\n\n"
         + table(["adversaries", *map(str, config.adversaries)], rows)
         + f"\n\nWith {config.workers} workers fewer than half are at most "
         f"{(config.workers - 1) // 2}. A vote is the same whatever factor g has; "

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 import ef_optax
 from experiments import data
 from experiments._checkpoints import Checkpoints, place, raw
+from experiments._checks import check_least, check_not_negative
 from experiments._distributed import initialize, leaving_at_once
 from experiments._registry import StudyError
 from experiments._results import Results, table
@@ -89,11 +90,8 @@ class Config:
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}; got "
                 f"{self.optimizer!r}."
             )
-        for name in ("steps", "batch_size", "every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1.")
-        if self.virtual < 0:
-            raise ValueError(f"virtual must not be negative; got {self.virtual}.")
+        check_least(self, 1, "steps", "batch_size", "every", "log_every")
+        check_not_negative(self, "virtual")
         rate = self.learning_rate or RATES[self.optimizer]
         object.__setattr__(self, "learning_rate", rate)
 

@@ -18,8 +18,14 @@ import optax
 
 import ef_optax
 from experiments import _comparison, _plots, data
+from experiments._checks import (
+    check_not_negative,
+    check_share,
+    check_some,
+    check_tuning,
+)
 from experiments._comparison import Entry, Measured
-from experiments._results import Results, progress, table
+from experiments._results import Results, count_text, progress, table
 from experiments._workers import worker_devices
 from experiments.models import MLP
 from experiments.training import Classification, Trainer
@@ -146,30 +152,16 @@ class Config:
     def __post_init__(self) -> None:
         """Fills in what depends on the data, and refuses what cannot run."""
         preset = PRESETS[self.data]
-        unknown = sorted({*self.learning_rates, *self.algorithms} - set(ALGORITHMS))
-        if unknown or not self.algorithms:
-            raise ValueError(
-                f"algorithms must be some of {', '.join(ALGORITHMS)}; got "
-                f"{', '.join(unknown) or 'none'}."
-            )
-        if self.epochs < 0:
-            raise ValueError(f"epochs must not be negative; got {self.epochs}.")
+        check_some("algorithms", self.algorithms, ALGORITHMS)
+        rates = [*self.learning_rates, *self.algorithms]
+        check_some("learning_rates", rates, ALGORITHMS)
+        check_not_negative(self, "epochs")
         object.__setattr__(self, "epochs", self.epochs or preset.epochs)
-        rates = preset.learning_rates | self.learning_rates
-        object.__setattr__(self, "learning_rates", rates)
-        if self.workers < 1 or self.batch_size % self.workers or self.batch_size < 1:
-            raise ValueError(
-                f"a batch of {self.batch_size} does not divide evenly among "
-                f"{self.workers} workers."
-            )
-        if not self.seeds or not self.tune_seeds or not self.tune_grid:
-            raise ValueError("seeds, tune_seeds and tune_grid must not be empty.")
-        if min(*self.seeds, *self.tune_seeds, self.split_seed) < 0:
-            raise ValueError("seeds must not be negative.")
-        if set(self.tune_seeds) & set(self.seeds):
-            raise ValueError(f"tune_seeds {self.tune_seeds} must not be among seeds.")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation must be in (0, 1); got {self.validation}.")
+        object.__setattr__(
+            self, "learning_rates", preset.learning_rates | self.learning_rates
+        )
+        check_share(self.batch_size, self.workers)
+        check_tuning(self)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -272,12 +264,12 @@ def _summary(
 ) -> str:
     """Returns what was run, the table, and how EF-signSGD did."""
     steps = max(len(m.run.losses) for done in measured.values() for m in done)
-    count, held = len(config.seeds), len(task.data.x_test)
+    held = len(task.data.x_test)
     text = (
         f"{config.data}: {len(task.data.x_train)} training and {held} test examples; "
         f"{task.parameters} parameters, {config.workers} workers, "
         f"{config.batch_size} examples a step, {config.epochs} epochs ({steps} steps), "
-        f"{count} seed{'s'[: count > 1]}.\n\n"
+        f"{count_text(len(config.seeds), 'seed')}.\n\n"
         + _comparison.rows_of(
             ALGORITHMS, config.learning_rates, measured, task.parameters, config.workers
         )

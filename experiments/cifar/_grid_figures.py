@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments import _plots
+from experiments._results import count_text
 from experiments.cifar._algorithms import ALGORITHMS
-from experiments.cifar._setup import count_text
 
 
 def heat_maps(config: Any, maps: Mapping[str, np.ndarray]) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from experiments import _plots
+from experiments._results import count_text
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._noise_claims import Series
-from experiments.cifar._setup import count_text
 
 
 def densities(config: Any, series: Sequence[Series]) -> Any:

@@ -12,7 +12,9 @@ import jax
 
 import ef_optax
 from experiments import data, models
+from experiments._checks import check_least, check_not_negative, check_share, check_some
 from experiments._registry import StudyError
+from experiments._results import count_text
 from experiments._workers import worker_devices
 from experiments.cifar._algorithms import ALGORITHMS, algorithm
 from experiments.cifar._steps import Steps
@@ -65,22 +67,12 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
         models.build(self.model, 10)
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1; got {self.epochs}.")
+        check_least(self, 1, "epochs", "evaluate_every", "workers")
+        check_not_negative(self, "train_images", "test_images", "checkpoint_every")
         if any(not 0 < drop < 1 for drop in self.drops):
             raise ValueError(
                 f"drops are parts of all epochs, in (0, 1); got {self.drops}."
             )
-        for name in ("train_images", "test_images", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name} must not be negative; got {getattr(self, name)}."
-                )
-        for name in ("evaluate_every", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
         if self.protocol == "original" and self.evaluate_every != 1:
             raise ValueError(
                 "the original protocol looks for the best epoch: evaluate_every must "
@@ -89,11 +81,7 @@ class Recipe:
 
     def plan(self, batch_size: int, learning_rate: float, seed: int) -> Plan:
         """Returns how to train once; the rate is that of `REFERENCE_BATCH`."""
-        if batch_size % self.workers:
-            raise ValueError(
-                f"a batch of {batch_size} does not divide evenly among {self.workers} "
-                "workers."
-            )
+        check_share(batch_size, self.workers)
         return Plan(
             self.epochs, tuple(round(drop * self.epochs) for drop in self.drops),
             self.drop_factor, batch_size,
@@ -145,8 +133,8 @@ class Recipe:
                if drops else ", constant learning rate")
             + f", weight decay {self.weight_decay:g}, "
             f"{'cropped and mirrored' if self.augmented else 'not augmented'}, "
-            f"{self.protocol} protocol, {self.workers} worker"
-            f"{'s'[: self.workers > 1]}."
+            f"{self.protocol} protocol, "
+            f"{count_text(self.workers, 'worker')}."
         )
 
 
@@ -181,12 +169,8 @@ def check_algorithms(names: tuple[str, ...], rates: Mapping[str, float]) -> None
     Raises:
       ValueError: if there are any.
     """
-    unknown = sorted({*names, *rates} - set(ALGORITHMS))
-    if unknown or not names:
-        raise ValueError(
-            f"algorithms must be some of {', '.join(ALGORITHMS)}; got "
-            f"{', '.join(unknown) or 'none'}."
-        )
+    check_some("algorithms", names, ALGORITHMS)
+    check_some("learning_rates", [*rates, *names], ALGORITHMS)
     lacking = [name for name in names if name not in rates]
     if lacking:
         raise ValueError(f"learning_rates lacks {', '.join(lacking)}.")

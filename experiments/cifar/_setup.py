@@ -69,28 +69,3 @@ class Setup:
             f"{'cropped and mirrored' if self.augmented else 'not augmented'}"
         )
 
-
-def count_text(count: int, noun: str) -> str:
-    """Returns "1 seed" or "2 seeds"."""
-    return f"{count} {noun}{'s'[: count > 1]}"
-
-
-def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Refuses seeds that are none, negative or twice the same.
-
-    Raises:
-      ValueError: if they are.
-    """
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be some, different, not negative; got {seeds}.")
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Refuses fields that are not above zero.
-
-    Raises:
-      ValueError: if one is not.
-    """
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive; got {getattr(config, name)}.")

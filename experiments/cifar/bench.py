@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from experiments import data, models
+from experiments._checks import check_least
 from experiments._results import Results, progress, table
 from experiments.cifar._algorithms import ALGORITHMS, algorithm
 from experiments.cifar._recipe import check_algorithms, on_device
@@ -43,8 +44,7 @@ class Config:
         """Refuses what cannot run."""
         models.build(self.model, 10)
         check_algorithms(self.algorithms, dict.fromkeys(self.algorithms, 1.0))
-        if min(self.rounds, self.batch_size) < 1:
-            raise ValueError("rounds and batch_size must be at least 1.")
+        check_least(self, 1, "rounds", "batch_size")
 
 
 def run(config: Config) -> dict[str, float]:

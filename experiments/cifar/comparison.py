@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from experiments._checks import check_positive, check_seeds
 from experiments._claims import Claim
-from experiments._results import Results, spread, table
+from experiments._results import Results, count_text, spread, table
 from experiments.cifar import _claims, _figures
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._recipe import (
@@ -70,10 +71,8 @@ class Config(Recipe):
         super().__post_init__()
         check_algorithms(self.algorithms, self.learning_rates)
         read_part(self.part)
-        if not self.seeds or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be some, not negative; got {self.seeds}.")
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ValueError(f"batch_sizes must be positive; got {self.batch_sizes}.")
+        check_seeds(self.seeds)
+        check_positive(self, "batch_sizes")
         for batch_size in self.batch_sizes:
             self.plan(batch_size, 1.0, 0)
 
@@ -180,11 +179,11 @@ def _summary(config: Config, ended: list[Ended]) -> str:
             str(broken) if broken else "",
             f"{np.mean([one.mean('seconds') for one in done]):.1f}",
         ])
-    count = len(config.seeds)
     header = ["algorithm", "batch", "rate", "train acc. %", "test acc. %", "best epoch",
               "φ(g)", "φ(γg + e)", "diverged", "s/epoch"]
     return (
-        f"{config.text} {count} seed{'s'[: count > 1]}.\n\n" + table(header, rows)
+        f"{config.text} {count_text(len(config.seeds), 'seed')}.\n\n"
+        + table(header, rows)
         + "\n\nMean ± standard deviation over seeds. Accuracies of the last epoch, "
         "train accuracy as met during it; best epoch: mean over seeds of the greatest "
         "test accuracy. φ: Lemma 8's layer-wise ratio, mean over all steps. Learning "

@@ -17,14 +17,14 @@ import numpy as np
 from flax import linen as nn
 
 from experiments import _plots, data, models
+from experiments._checks import check_positive, check_seeds, check_some
 from experiments._claims import Claim
 from experiments._registry import StudyError
-from experiments._results import Results, spread, table
+from experiments._results import Results, count_text, spread, table
 from experiments.cifar._full_pass import FullPass, densities
 from experiments.cifar._images import normalize
 from experiments.cifar._resume import each
 from experiments.cifar._runs import read_part
-from experiments.cifar._setup import check_positive, check_seeds, count_text
 from experiments.cifar._xavier import xavier
 
 Source = Literal["digits", "mnist", "cifar10", "cifar100", "synthetic"]
@@ -84,12 +84,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        unknown = sorted(set(self.datasets) - set(get_args(Source)))
-        if unknown or not self.datasets:
-            raise ValueError(
-                f"datasets must be some of {', '.join(get_args(Source))}; got "
-                f"{', '.join(unknown) or 'none'}."
-            )
+        check_some("datasets", self.datasets, get_args(Source))
         for name in {*self.models, *self.images} - {PERCEPTRON}:
             models.build(name, 10)
         check_seeds(self.seeds)

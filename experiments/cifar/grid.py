@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import models
+from experiments._checks import check_not_negative, check_positive, check_seeds
 from experiments._claims import Claim
-from experiments._results import Results, spread, table
+from experiments._results import Results, count_text, spread, table
 from experiments.cifar import _grid_claims, _grid_figures
 from experiments.cifar._algorithms import ALGORITHMS, algorithm
 from experiments.cifar._recipe import check_algorithms, hold_out, on_device
 from experiments.cifar._resume import each
-from experiments.cifar._setup import Setup, check_positive, check_seeds, count_text
+from experiments.cifar._setup import Setup
 from experiments.cifar._steps import Steps
 from experiments.cifar._training import Plan, train
 from experiments.training import Algorithm
@@ -76,14 +77,8 @@ class Config(Setup):
         check_positive(
             self, "batch_size", "validation", "test_epochs", "evaluate_every"
         )
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(
-                f"learning_rates must be positive; got {self.learning_rates}."
-            )
-        if not self.weight_decays or min(self.weight_decays) < 0:
-            raise ValueError(
-                f"weight_decays must not be negative; got {self.weight_decays}."
-            )
+        check_positive(self, "learning_rates")
+        check_not_negative(self, "weight_decays")
         if self.seed in self.seeds or self.seed < 0:
             raise ValueError(
                 f"seed must not be negative, nor among seeds; got {self.seed}."

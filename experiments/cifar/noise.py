@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from experiments._checks import check_least, check_positive, check_seeds
 from experiments._claims import Claim
-from experiments._results import Results, spread, table
+from experiments._results import Results, count_text, spread, table
 from experiments.cifar import _noise_claims, _noise_figures
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._noise_claims import Series
 from experiments.cifar._noise_lab import Job, Lab
 from experiments.cifar._recipe import check_algorithms
 from experiments.cifar._resume import each
-from experiments.cifar._setup import Setup, check_positive, check_seeds, count_text
+from experiments.cifar._setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +92,7 @@ class Config(Setup):
             raise ValueError(f"weight_decays lacks {', '.join(lacking)}.")
         check_seeds(self.seeds)
         check_positive(self, "batch_size", "measure_every", "samples", "same_order")
-        if self.parameters < 3:
-            raise ValueError(f"parameters must be at least 3; got {self.parameters}.")
+        check_least(self, 3, "parameters")
         if not 0 <= self.histogram_after < 1:
             raise ValueError(
                 f"histogram_after must be in [0, 1); got {self.histogram_after}."

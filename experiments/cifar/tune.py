@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from experiments import _plots
+from experiments._checks import check_least
 from experiments._claims import Claim
 from experiments._results import Results, table
 from experiments.cifar._algorithms import ALGORITHMS
@@ -73,13 +74,9 @@ class Config(Recipe):
         read_part(self.part)
         if not self.grid or min(self.grid) <= 0:
             raise ValueError(f"grid must be of positive rates; got {self.grid}.")
-        if self.protocol == "clean" and self.validation < 1:
-            raise ValueError(
-                f"validation must be at least 1; got {self.validation}."
-            )
+        if self.protocol == "clean":
+            check_least(self, 1, "validation")
         self.plan(self.batch_size, 1.0, self.seed)
-
-
 
 
 def run(config: Config) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import optax
 
 import ef_optax
+from experiments._checks import check_least
 from experiments._claims import Claim
 from experiments._results import Results, progress
 from experiments.error_feedback._found import (
@@ -114,12 +115,8 @@ class Config:
             raise ValueError(
                 f"shape must be two sizes of at least 2; got {self.shape}."
             )
-        least = {"rows": 1, "steps": 1, "kept": 1, "rank": 1, "vectors": 1,
-                 "dimension": 2, "seeds": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                got = getattr(self, name)
-                raise ValueError(f"{name} must be at least {value}; got {got}.")
+        check_least(self, 1, "rows", "steps", "kept", "rank", "vectors", "seeds")
+        check_least(self, 2, "dimension")
         if self.kept > math.prod(self.shape) or self.rank > min(self.shape):
             raise ValueError(
                 f"kept must be at most {math.prod(self.shape)} and rank at most "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _plots
-from experiments._results import spread, table
+from experiments._results import count_text, spread, table
 from experiments.error_feedback._found import TOP1, Found
 from experiments.error_feedback._verdicts import slope
 
@@ -74,7 +74,7 @@ def summary(config: Any, found: Found) -> str:
     )
     return (
         f"f(x) = mean |<a_i, x>| of {config.rows} Gaussian a_i, d = {d}, batches of "
-        f"one, {seeds} seed{'s'[: seeds > 1]}.\n\n"
+        f"one, {count_text(seeds, 'seed')}.\n\n"
         "Algorithms 1 and 2: the gap is ‖(x_t - e_t) - (x_0 - γ Σ g)‖ with ‖x_0‖ = 1 "
         f"and γ = {config.learning_rate:g}, over {config.steps} steps:\n\n{algorithms}"
         f"\n\nLemma 8, of {config.vectors} vectors of each kind with "

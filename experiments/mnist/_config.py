@@ -7,6 +7,7 @@ import itertools
 from dataclasses import field
 from typing import ClassVar, Literal, NamedTuple
 
+from experiments._checks import check_least
 from experiments._claims import Claim
 
 Batches = Literal["standard", "split"]
@@ -171,15 +172,8 @@ class Config:
                 raise ValueError(
                     f"{name} must be some integers of at least {least}; got {numbers}."
                 )
-        for name in ("batch_size", "points", "looks", "train_sample"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
-        if self.gradient_batches < 2:
-            raise ValueError(
-                f"gradient_batches must be at least 2; got {self.gradient_batches}."
-            )
+        check_least(self, 1, "batch_size", "points", "looks", "train_sample")
+        check_least(self, 2, "gradient_batches")
         for name in ("split_grid", "standard_grid", "fine"):
             numbers = getattr(self, name)
             positive = all(0 < n < float("inf") for n in numbers)

@@ -8,6 +8,7 @@ import math
 from dataclasses import field
 from typing import ClassVar, Literal
 
+from experiments._checks import check_least, check_positive, check_tuning
 from experiments._claims import Claim
 from experiments.voting._methods import METHODS
 
@@ -241,28 +242,18 @@ class Config:
                 f"adversaries must be fewer than half of {workers[-1]} workers; got "
                 f"{against[-1]}."
             )
-        for name in ("batch_size", "steps", "every", "sample", "points", "draws",
-                     "larger"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
+        check_least(
+            self, 1, "batch_size", "steps", "every", "sample", "points", "draws",
+            "larger",
+        )
         looks = self.steps // self.every
         if self.steps % self.every or looks < self.points:
             raise ValueError(
                 f"steps must be a multiple of every, at least points times; got "
                 f"{self.steps}, {self.every} and {self.points} points."
             )
-        if not self.seeds or not self.tune_seeds or not self.tune_grid:
-            raise ValueError("seeds, tune_seeds and tune_grid must not be empty.")
-        if min(*self.seeds, *self.tune_seeds, self.split_seed) < 0:
-            raise ValueError("seeds must not be negative.")
-        if set(self.tune_seeds) & set(self.seeds):
-            raise ValueError(f"tune_seeds {self.tune_seeds} must not be among seeds.")
-        if not all(0 < rate < math.inf for rate in self.tune_grid):
-            raise ValueError(f"tune_grid must be positive; got {self.tune_grid}.")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation must be in (0, 1); got {self.validation}.")
+        check_tuning(self)
+        check_positive(self, "tune_grid", below=math.inf)
 
 
 def _not_rising(numbers: tuple[int, ...]) -> bool:

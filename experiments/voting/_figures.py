@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _plots
+from experiments._results import count_text
 from experiments.voting._config import Config
 from experiments.voting._methods import METHODS
 
@@ -19,7 +20,7 @@ def overview(outcome: Any, config: Config) -> Any:
     steps = config.every * (1 + np.arange(config.steps // config.every))
     for number, (workers, curves) in enumerate(outcome.votes.items()):
         rate = config.vote_rates[str(workers)]
-        label = f"{workers} worker{'s'[: workers > 1]}, rate {rate:g}"
+        label = f"{count_text(workers, 'worker')}, rate {rate:g}"
         runs = [c.train_loss for c in curves]
         _plots.curve(by_workers, steps, runs, number, label)
     by_workers.set(
@@ -48,7 +49,7 @@ def overview(outcome: Any, config: Config) -> Any:
         axis.legend(frameon=False, fontsize="small")
     seeds = len(config.seeds)
     figure.suptitle(
-        f"{config.data}: mean of {seeds} seed{'s'[: seeds > 1]}, shaded from least to "
+        f"{config.data}: mean of {count_text(seeds, 'seed')}, shaded from least to "
         "greatest", fontsize="medium",
     )
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 
 import ef_optax
 from experiments import data
-from experiments._results import Results, progress, spread, table
+from experiments._results import Results, count_text, progress, spread, table
 from experiments._workers import worker_devices
 from experiments.models import MLP
 from experiments.training import Classification
@@ -153,7 +153,7 @@ def _noise(
 
 def _summary(config: Config, task: Classification, outcome: Outcome) -> str:
     """Returns what was run, and the tables."""
-    most, count = config.workers[-1], len(config.seeds)
+    most, seeds = config.workers[-1], count_text(len(config.seeds), "seed")
     level, needed = reached(config, outcome) if "sgd" in config.methods else (
         float("nan"), dict.fromkeys(config.methods, float("inf"))
     )
@@ -191,7 +191,7 @@ def _summary(config: Config, task: Classification, outcome: Outcome) -> str:
         f"{config.steps} steps of a constant learning rate, the best of a grid on "
         f"{config.validation:.0%} of the training data of the digits for each row of "
         f"the tables{' (not of MNIST, unless given)' * (config.data == 'mnist')} "
-        f"(`--tune`), {count} seed{'s'[: count > 1]}. Workers are simulated in one "
+        f"(`--tune`), {seeds}. Workers are simulated in one "
         "device by vmap; bytes are read off programs for as many devices.\n\n"
         "signSGD by majority vote, by number of workers:\n\n"
         + table(["workers", "rate", "train loss", "test acc. %"], by_workers)

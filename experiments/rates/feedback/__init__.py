@@ -11,11 +11,13 @@ Gradients carry Gaussian noise.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import ClassVar
 
 import numpy as np
 
+from experiments._checks import check_increasing, check_least, check_positive
 from experiments._claims import Claim
 from experiments._results import Results, progress
 from experiments.rates.curves import Comparison, Curve, summary
@@ -157,20 +159,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        for name in ("horizons", "creases_horizons"):
-            values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)) or values[0] < 2:
-                raise ValueError(f"{name} must increase from 2 or more; got {values}.")
-        for name in ("seeds", "pairs", "error_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
-        for name in ("noise", "creases_noise", "creases_rate", "epsilon"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
-        if not self.rates or not all(0 < rate < float("inf") for rate in self.rates):
-            raise ValueError(f"rates must be positive; got {self.rates}.")
+        check_increasing(self, 2, "horizons", "creases_horizons")
+        check_least(self, 1, "seeds", "pairs", "error_steps")
+        check_positive(
+            self, "noise", "creases_noise", "creases_rate", "epsilon", "rates",
+            below=math.inf,
+        )
         for name, most in (
             ("kept", self.dimension), ("error_kept", self.dimension),
             ("kept_creases", 2 * self.pairs),

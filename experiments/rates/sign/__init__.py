@@ -14,6 +14,7 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 import ef_optax
+from experiments._checks import check_increasing, check_least, check_not_negative
 from experiments._claims import Claim
 from experiments._results import Results, progress
 from experiments.rates.curves import Comparison, summary
@@ -201,24 +202,17 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        for name in ("horizons", "signum_horizons", "workers", "skewed_workers",
-                     "valley_workers", "remark_workers"):
-            values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise ValueError(f"{name} must increase from 1 or more; got {values}.")
-        for name in ("seeds", "dimension", "valley_steps", "samples", "most_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
-        for name in ("noises", "signum_noises", "betas"):
-            values = getattr(self, name)
-            if not values or min(values) < 0:
-                raise ValueError(f"{name} must not be negative; got {values}.")
+        check_increasing(
+            self, 1, "horizons", "signum_horizons", "workers", "skewed_workers",
+            "valley_workers", "remark_workers",
+        )
+        check_least(
+            self, 1, "seeds", "dimension", "valley_steps", "samples", "most_workers"
+        )
+        check_not_negative(self, "noises", "signum_noises", "betas")
         if len(self.noises) < 2:
             raise ValueError(f"noises must be at least two; got {self.noises}.")
-        if self.signals < 3:
-            raise ValueError(f"signals must be at least 3; got {self.signals}.")
+        check_least(self, 3, "signals")
         bad = [m for m in self.remark_workers if m % 2 == 0]
         if bad:
             raise ValueError(f"remark_workers must be odd; got {bad}.")

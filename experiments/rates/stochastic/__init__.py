@@ -10,9 +10,11 @@ appendix E: the scaled stochastic sign, against the scaled sign with error feedb
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_positive
 from experiments._claims import Claim
 from experiments._results import Results, progress
 from experiments.rates.curves import Comparison, summary
@@ -214,19 +216,12 @@ class Config:
                 raise ValueError(f"{name} must increase from above 0; got {values}.")
         if self.horizons[0] < 2:
             raise ValueError(f"horizons must be at least 2; got {self.horizons[0]}.")
-        for name in ("seeds", "most_votes", "against_steps", "vote_dimension"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
-        for name, least in (("dimension", 3), ("signals", 3), ("samples", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} must be at least {least}; got {getattr(self, name)}."
-                )
-        for name in ("noise", "first_rate", "rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
+        check_least(
+            self, 1, "seeds", "most_votes", "against_steps", "vote_dimension"
+        )
+        check_least(self, 2, "samples")
+        check_least(self, 3, "dimension", "signals")
+        check_positive(self, "noise", "first_rate", "rate", below=math.inf)
         for name in ("chances", "shares"):
             if not all(0 < v < 1 for v in getattr(self, name)):
                 raise ValueError(

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_not_negative, check_positive
 from experiments._claims import Claim
 from experiments.toys._descent import step_sizes
 
@@ -178,22 +179,13 @@ class Config:
             raise ValueError(
                 f"beta must be one of betas, {self.betas}; got {self.beta}."
             )
-        for name, low in (("workers", 1), ("dimensions", 2)):
-            values = getattr(self, name)
-            if not values or min(values) < low:
-                raise ValueError(f"{name} must be at least {low}; got {values}.")
-        for name in ("points", "steps", "vote_steps", "repeats", "grid_points"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
-        for name in ("tolerance", "drift_tolerance", "converged"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} must be positive; got {getattr(self, name)}."
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative; got {self.seed}.")
+        check_least(self, 2, "dimensions")
+        check_least(
+            self, 1, "workers", "points", "steps", "vote_steps", "repeats",
+            "grid_points",
+        )
+        check_positive(self, "tolerance", "drift_tolerance", "converged")
+        check_not_negative(self, "seed")
         if not self.schedules:
             raise ValueError("schedules must not be empty.")
         for schedule in self.schedules:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_not_negative, check_positive
 from experiments._claims import Claim
 
 
@@ -94,20 +95,13 @@ class Config:
             raise ValueError(
                 f"points must be even and at least 4; got {self.points}."
             )
-        for name in ("steps", "repeats", "tune_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; got {getattr(self, name)}."
-                )
+        check_least(self, 1, "steps", "repeats", "tune_repeats")
         if not self.grid or not all(0 < rate < float("inf") for rate in self.grid):
             raise ValueError(f"grid must hold positive numbers; got {self.grid}.")
         if not 0 < self.beta < 1:
             raise ValueError(f"beta must lie between 0 and 1; got {self.beta}.")
-        for name in ("train_level", "test_level", "far", "near", "times", "solution",
-                     "tolerance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} must be positive; got {getattr(self, name)}."
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative; got {self.seed}.")
+        check_positive(
+            self, "train_level", "test_level", "far", "near", "times", "solution",
+            "tolerance",
+        )
+        check_not_negative(self, "seed")

@@ -8,6 +8,7 @@ import math
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_not_negative, check_positive
 from experiments._claims import Claim
 
 CLAIMS = (
@@ -94,8 +95,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be positive; got {self.sigma}.")
+        check_positive(self, "sigma", below=math.inf)
         for name, least in (("scales", 0.0), ("noises", -math.inf)):
             numbers = getattr(self, name)
             rises = all(a < b for a, b in itertools.pairwise(numbers))
@@ -106,12 +106,7 @@ class Config:
                 )
         if self.noises[0] != 0:
             raise ValueError(f"noises must begin with 0; got {self.noises}.")
-        if not self.constants or min(self.constants) <= 0:
-            raise ValueError(f"constants must be positive; got {self.constants}.")
-        for name, least_count in (("directions", 9), ("samples", 1)):
-            if getattr(self, name) < least_count:
-                raise ValueError(
-                    f"{name} must be at least {least_count}; got {getattr(self, name)}."
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative; got {self.seed}.")
+        check_positive(self, "constants")
+        check_least(self, 9, "directions")
+        check_least(self, 1, "samples")
+        check_not_negative(self, "seed")

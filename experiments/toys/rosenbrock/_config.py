@@ -8,6 +8,7 @@ import math
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_not_negative, check_positive
 from experiments._claims import Claim
 from experiments.toys.rosenbrock._problem import STARTS
 
@@ -205,29 +206,23 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        if self.dimension < 3:
-            raise ValueError(f"dimension must be at least 3; got {self.dimension}.")
+        check_least(self, 3, "dimension")
         unknown = [s for s in (self.start, *self.sweep_starts) if s not in STARTS]
         if unknown or not self.sweep_starts:
             raise ValueError(
                 f"start and sweep_starts must be some of {', '.join(STARTS)}; got "
                 f"{', '.join(unknown) or 'none'}."
             )
-        for name in ("step_size", "vote_step_size", "noise", "step_sizes",
-                     "sweep_noises"):
-            numbers = _several(getattr(self, name))
-            if not numbers or not all(0 < n < math.inf for n in numbers):
-                raise ValueError(f"{name} must be positive; got {numbers}.")
-        for name in ("repetitions", "vote_repetitions", "sweep_repetitions", "every",
-                     "draws", "points", "vote_draws", "batches", "decreasing_batches",
-                     "step_sizes_batch", "pairs"):
-            numbers = _several(getattr(self, name))
-            if not numbers or min(numbers) < 1:
-                raise ValueError(f"{name} must be at least 1; got {numbers}.")
-        for name in ("steps", "sweep_steps"):
-            numbers = _several(getattr(self, name))
-            if not numbers or min(numbers) < 20:
-                raise ValueError(f"{name} must be at least 20; got {numbers}.")
+        check_positive(
+            self, "step_size", "vote_step_size", "noise", "step_sizes",
+            "sweep_noises", below=math.inf,
+        )
+        check_least(
+            self, 1, "repetitions", "vote_repetitions", "sweep_repetitions", "every",
+            "draws", "points", "vote_draws", "batches", "decreasing_batches",
+            "step_sizes_batch", "pairs",
+        )
+        check_least(self, 20, "steps", "sweep_steps")
         for name in ("decreasing_batches", "step_sizes"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(
@@ -236,7 +231,7 @@ class Config:
                 )
         for name, sign in (("batches", 1), ("decreasing_batches", 1), ("pairs", 1),
                            ("step_sizes", -1), ("sweep_steps", 1)):
-            numbers = _several(getattr(self, name))
+            numbers = getattr(self, name)
             if any(sign * a >= sign * b for a, b in itertools.pairwise(numbers)):
                 order = "rise" if sign > 0 else "fall"
                 raise ValueError(f"{name} must {order}; got {numbers}.")
@@ -245,14 +240,9 @@ class Config:
                 f"batches and pairs must be at least two each; got {self.batches} and "
                 f"{self.pairs}."
             )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative; got {self.seed}.")
+        check_not_negative(self, "seed")
         if self.steps < self.points or self.steps < self.every:
             raise ValueError(
                 f"steps must be at least points and every; got {self.steps}, "
                 f"{self.points} and {self.every}."
             )
-
-
-def _several(value: object) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,)

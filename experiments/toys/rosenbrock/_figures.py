@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _plots
+from experiments._results import count_text
 from experiments.toys.rosenbrock._config import Config
 
 
@@ -64,7 +65,7 @@ def workers_of(voted: Any, config: Config) -> Any:
                 k, voted.values[i, number].mean(axis=0)[k], linewidth=1.3,
                 color=_plots.COLORS[number // 2 % len(_plots.COLORS)],
                 linestyle="--" if workers % 2 == 0 else "-",
-                label=f"{workers} worker{'s'[: workers > 1]}",
+                label=count_text(workers, 'worker'),
             )
         axis.set(title=f"step size {size}", xlabel="iteration", yscale="log",
                  xscale="symlog", xlim=(0, None))

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import field
 from typing import ClassVar
 
+from experiments._checks import check_least, check_positive
 from experiments._claims import Claim
 
 SLOW = ("SGD", "EF-signSGD")
@@ -84,13 +85,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        for name, least in (
-            ("dimension", 2), ("repeats", 2), ("steps", TENTH), ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} must be at least {least}; got {getattr(self, name)}."
-                )
+        check_least(self, 2, "dimension", "repeats")
+        check_least(self, TENTH, "steps")
+        check_least(self, 0, "seed")
         if self.long < self.steps:
             raise ValueError(
                 f"long must be at least steps, {self.steps}; got {self.long}."
@@ -101,9 +98,7 @@ class Config:
                     f"{name} must be a step from 0 to {self.steps}; "
                     f"got {getattr(self, name)}."
                 )
-        for name in ("noise", "low", "together"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
+        check_positive(self, "noise", "low", "together")
         for name in ("rates", "decreasing"):
             given = getattr(self, name)
             if set(given) != set(METHODS) or not all(r > 0 for r in given.values()):
