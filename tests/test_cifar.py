@@ -16,7 +16,8 @@ from experiments._results import Results
 from experiments.cifar import _images, _training, comparison, tune
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._recipe import hold_out, on_device
-from experiments.cifar._runs import read_part, run_all
+from experiments.cifar._resume import read_part
+from experiments.cifar._runs import run_all
 from experiments.cifar._steps import SUMMED, Steps
 
 TINY = {

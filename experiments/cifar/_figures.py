@@ -34,15 +34,10 @@ def _grid(
 ) -> Any:
     sizes = list(dict.fromkeys(one.job.batch_size for one in ended))
     names = list(dict.fromkeys(one.job.algorithm for one in ended))
-    figure = _plots.Figure(
-        figsize=(4.2 * len(sizes) + 0.6, 2.7 * len(rows) + 0.8), layout="constrained"
-    )
-    axes = figure.subplots(len(rows), len(sizes), squeeze=False, sharex=True)
+    figure, axes = _plots.grid(len(rows), len(sizes), 4.4, 2.9, sharex=True)
     for (name, size), done in groups(ended):
         for row, (column, label) in enumerate(rows):
             axis = axes[row, sizes.index(size)]
-            axis.grid(True, alpha=0.3, linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
             values = np.stack([one.columns[column] for one in done])
             there = np.isfinite(values).any(axis=0)
             if there.any():

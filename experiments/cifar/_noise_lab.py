@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,7 +47,6 @@ class Lab:
         config = self.config
         if not self._steps:
             self._prepare()
-        folder = self._results.path / "checkpoints" / f"{job.algorithm}_{job.seed}"
         # The plan of the recipe would scale the rate with the batch.
         plan = self._recipe.plan(config.batch_size, 1.0, job.seed)._replace(
             learning_rate=config.learning_rates[job.algorithm]
@@ -58,12 +58,18 @@ class Lab:
                 self._measure(job, epoch, state, drawn)
 
         trained = train(
-            self._steps[job.algorithm], plan, self._train, self._test, folder, tick,
-            before,
+            self._steps[job.algorithm], plan, self._train, self._test,
+            self._folder(job), tick, before,
         )
-        forget(folder)
         names = ("train_loss", "train_accuracy", "test_accuracy", "seconds")
         return {name: trained.column(name) for name in names}
+
+    def forget(self, job: Job) -> None:
+        """Removes the checkpoints of a training whose line is written."""
+        forget(self._folder(job))
+
+    def _folder(self, job: Job) -> pathlib.Path:
+        return self._results.path / "checkpoints" / f"{job.algorithm}_{job.seed}"
 
     def _prepare(self) -> None:
         config = self.config

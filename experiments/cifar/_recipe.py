@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -18,40 +18,20 @@ from experiments._results import count_text
 from experiments._workers import worker_devices
 from experiments.cifar._algorithms import ALGORITHMS, algorithm
 from experiments.cifar._steps import Steps
+from experiments.cifar._task import Task
 from experiments.cifar._training import Plan, Protocol
-
-DatasetName = Literal["cifar10", "cifar100", "synthetic"]
 
 # The batch size of which learning rates are given; others scale in proportion.
 REFERENCE_BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Task):
     """Training of a network for images."""
 
-    dataset: DatasetName = field(
-        default="cifar10",
-        metadata={"help": "CIFAR, or noisy patterns that need no files"},
-    )
-    data_dir: str | None = field(default=None, metadata={
-        "help": "where CIFAR's binary files or pickles are; none: download",
-        "place": True})
-    note: str = field(default="", metadata={"help": "on the data, for the summary"})
-    train_images: int = field(default=0, metadata={
-        "help": "only the first so many of the training part; 0: all"})
-    test_images: int = field(default=0, metadata={
-        "help": "only the first so many of the test part; 0: all"})
-    model: str = field(default="resnet18", metadata={
-        "help": f"one of {', '.join(models.MODELS)}"})
+    model: str = "resnet18"
+    epochs: int = 200
     weight_decay: float = field(default=5e-4, metadata={"help": "of all parameters"})
-    epochs: int = field(default=200, metadata={"help": "passes over the data"})
-    drops: tuple[float, ...] = field(default=(0.5, 0.75), metadata={
-        "help": "after which parts of all epochs the learning rate falls"})
-    drop_factor: float = field(default=10.0, metadata={
-        "help": "by what it is divided there"})
-    augmented: bool = field(default=True, metadata={
-        "help": "random crops and mirror images"})
     densities: bool = field(default=True, metadata={
         "help": "measure the densities of g and of γg + e at every step"})
     protocol: Protocol = field(default="clean", metadata={
@@ -66,13 +46,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuses what cannot run."""
-        models.build(self.model, 10)
-        check_least(self, 1, "epochs", "evaluate_every", "workers")
-        check_not_negative(self, "train_images", "test_images", "checkpoint_every")
-        if any(not 0 < drop < 1 for drop in self.drops):
-            raise ValueError(
-                f"drops are parts of all epochs, in (0, 1); got {self.drops}."
-            )
+        super().__post_init__()
+        check_least(self, 1, "evaluate_every", "workers")
+        check_not_negative(self, "checkpoint_every")
         if self.protocol == "original" and self.evaluate_every != 1:
             raise ValueError(
                 "the original protocol looks for the best epoch: evaluate_every must "
@@ -123,18 +99,13 @@ class Recipe:
     @property
     def text(self) -> str:
         """Describes the training in a sentence or two."""
-        count = f"the first {self.train_images}" if self.train_images else "all"
         drops = " and ".join(str(round(drop * self.epochs)) for drop in self.drops)
-        note = f" ({self.note})" if self.note else ""
         return (
-            f"{self.model} on {count} training images of {self.dataset}{note}, "
-            f"{self.epochs} epochs"
+            f"{self.data_text}, {self.epochs} epochs"
             + (f", learning rate divided by {self.drop_factor:g} after {drops}"
                if drops else ", constant learning rate")
-            + f", weight decay {self.weight_decay:g}, "
-            f"{'cropped and mirrored' if self.augmented else 'not augmented'}, "
-            f"{self.protocol} protocol, "
-            f"{count_text(self.workers, 'worker')}."
+            + f", weight decay {self.weight_decay:g}, {self.augmented_text}, "
+            f"{self.protocol} protocol, {count_text(self.workers, 'worker')}."
         )
 
 

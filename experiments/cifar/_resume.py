@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from experiments._registry import StudyError
 from experiments._results import Results, progress
-from experiments.cifar._runs import read_part
 
 J = TypeVar("J", bound=tuple)  # Named tuples, whose fields are in the lines.
 
@@ -18,6 +17,8 @@ def each(
     part: str,
     run: Callable[[J, Callable[[], Any]], dict[str, Any]],
     ticks: int = 1,
+    after: Callable[[J], Any] = lambda job: None,
+    noun: str = "job",
 ) -> dict[J, dict[str, Any]]:
     """Runs those jobs that an earlier run has not ended; returns all their lines.
 
@@ -28,6 +29,8 @@ def each(
       run: from a job, and what it calls after each of its ticks, to the values of its
         line beside those of the job itself.
       ticks: how many there are in a job.
+      after: called when a job's line is written.
+      noun: what the error calls a job.
 
     Raises:
       StudyError: if others of the `n` processes have not ended theirs.
@@ -47,11 +50,24 @@ def each(
                 named = job._asdict()  # type: ignore[attr-defined]
                 done[job] = named | run(job, bar.update)
                 results.metric(**done[job])
+                after(job)
     missing = [job for job in jobs if job not in done]
     if missing:
         raise StudyError(
-            f"{len(missing)} of {len(jobs)} jobs are not done here, such as "
+            f"{len(missing)} of {len(jobs)} {noun}s are not done here, such as "
             f"{' '.join(map(str, missing[0]))}: when all parts have ended, run it "
             "without --part."
         )
     return {job: done[job] for job in jobs}
+
+
+def read_part(part: str) -> tuple[int, int]:
+    """Reads "i/n".
+
+    Raises:
+      ValueError: if it is not that.
+    """
+    number, _, count = part.partition("/")
+    if number.isdecimal() and count.isdecimal() and int(number) < int(count):
+        return int(number), int(count)
+    raise ValueError(f"part must be i/n with i from 0 to n - 1; got {part!r}.")

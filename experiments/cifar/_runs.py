@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments._registry import StudyError
-from experiments._results import Results, progress
+from experiments._results import Results
 from experiments.cifar._recipe import Recipe, hold_out, on_device
+from experiments.cifar._resume import each
 from experiments.cifar._training import COLUMNS, forget, train
 
 
@@ -78,40 +79,35 @@ def run_all(
     Raises:
       StudyError: if others of the `n` processes have not ended theirs.
     """
-    number, count = read_part(part)
-    done = {_job(record): _ended(record) for record in results.records}
-    open_ = [job for i, job in enumerate(jobs)
-             if job not in done and i % count == number]
-    if open_:
+    prepared: list[Any] = []
+
+    def prepare() -> None:
         images = recipe.load()
-        classes = images.classes
-        if validation:
-            images = hold_out(images, validation)
-        train_data, test_data = on_device(images)
-        steps = {name: recipe.steps(name, classes)
-                 for name in dict.fromkeys(job.algorithm for job in open_)}
-        with progress(len(open_) * recipe.epochs) as bar:
-            for job in open_:
-                bar.set_description(job.name)
-                folder = results.path / "checkpoints" / job.name
-                trained = train(
-                    steps[job.algorithm],
-                    recipe.plan(job.batch_size, job.learning_rate, job.seed),
-                    train_data, test_data, folder, bar.update,
-                )
-                record = job._asdict() | {"guessing": 100 / classes} | {
-                    name: trained.column(name) for name in COLUMNS
-                }
-                results.metric(**record)
-                forget(folder)
-                done[job] = _ended(record)
-    missing = [job.name for job in jobs if job not in done]
-    if missing:
-        raise StudyError(
-            f"{len(missing)} of {len(jobs)} trainings are not done here, such as "
-            f"{missing[0]}: when all parts have ended, run it without --part."
+        steps = {name: recipe.steps(name, images.classes)
+                 for name in dict.fromkeys(job.algorithm for job in jobs)}
+        used = hold_out(images, validation) if validation else images
+        prepared.extend([steps, *on_device(used), 100 / images.classes])
+
+    def run(job: Job, tick: Callable[[], Any]) -> dict[str, Any]:
+        if not prepared:
+            prepare()
+        steps, train_data, test_data, guessing = prepared
+        trained = train(
+            steps[job.algorithm],
+            recipe.plan(job.batch_size, job.learning_rate, job.seed),
+            train_data, test_data, folder_of(job), tick,
         )
-    return [done[job] for job in jobs]
+        columns = {name: trained.column(name) for name in COLUMNS}
+        return {"guessing": guessing} | columns
+
+    def folder_of(job: Job) -> pathlib.Path:
+        return results.path / "checkpoints" / job.name
+
+    lines = each(
+        results, jobs, part, run, recipe.epochs,
+        after=lambda job: forget(folder_of(job)), noun="training",
+    )
+    return [_ended(job, lines[job]) for job in jobs]
 
 
 def groups(ended: Sequence[Ended]) -> Iterator[tuple[tuple[str, int], list[Ended]]]:
@@ -122,22 +118,6 @@ def groups(ended: Sequence[Ended]) -> Iterator[tuple[tuple[str, int], list[Ended
     yield from found.items()
 
 
-def read_part(part: str) -> tuple[int, int]:
-    """Reads "i/n".
-
-    Raises:
-      ValueError: if it is not that.
-    """
-    number, _, count = part.partition("/")
-    if number.isdecimal() and count.isdecimal() and int(number) < int(count):
-        return int(number), int(count)
-    raise ValueError(f"part must be i/n with i from 0 to n - 1; got {part!r}.")
-
-
-def _job(record: dict[str, Any]) -> Job:
-    return Job(*(record[name] for name in Job._fields))
-
-
-def _ended(record: dict[str, Any]) -> Ended:
-    columns = {name: np.array(record[name], float) for name in COLUMNS}
-    return Ended(_job(record), columns, record["guessing"])
+def _ended(job: Job, line: dict[str, Any]) -> Ended:
+    columns = {name: np.array(line[name], float) for name in COLUMNS}
+    return Ended(job, columns, line["guessing"])

@@ -19,11 +19,12 @@ from experiments.cifar import _claims, _figures
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._recipe import (
     REFERENCE_BATCH,
-    DatasetName,
     Recipe,
     check_algorithms,
 )
-from experiments.cifar._runs import Ended, Job, groups, read_part, run_all
+from experiments.cifar._resume import read_part
+from experiments.cifar._runs import Ended, Job, groups, run_all
+from experiments.cifar._task import DatasetName
 from experiments.cifar._training import Protocol
 
 # Table 2 of the paper, as powers of its grid: 9 values from 1e-5 to 10.

@@ -23,8 +23,7 @@ from experiments._registry import StudyError
 from experiments._results import Results, count_text, spread, table
 from experiments.cifar._full_pass import FullPass, densities
 from experiments.cifar._images import normalize
-from experiments.cifar._resume import each
-from experiments.cifar._runs import read_part
+from experiments.cifar._resume import each, read_part
 from experiments.cifar._xavier import xavier
 
 Source = Literal["digits", "mnist", "cifar10", "cifar100", "synthetic"]

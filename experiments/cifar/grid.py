@@ -223,7 +223,8 @@ def _summary(
     header = ["algorithm", "rate", "weight decay", "validation acc. %", "test acc. %"]
     drops = " and ".join(f"{drop:g}" for drop in config.drops)
     text = (
-        f"{config.data_text}, batch {config.batch_size}, learning rate divided by "
+        f"{config.data_text}, {config.augmented_text}, batch {config.batch_size}, "
+        "learning rate divided by "
         f"{config.drop_factor:g} after parts {drops} of all epochs, momentum 0.9. The "
         f"grid: {count_text(config.epochs, 'epoch')}, the last {config.validation} "
         "training images choose, one seed. The winners: "

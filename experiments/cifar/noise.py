@@ -126,7 +126,9 @@ def run(config: Config) -> list[Series]:
     lab = Lab(config, results)
     jobs = [Job("training", name, seed)
             for seed in config.seeds for name in config.algorithms]
-    done = each(results, jobs, config.part, lab.train, config.epochs)
+    done = each(
+        results, jobs, config.part, lab.train, config.epochs, after=lab.forget
+    )
     series = [lab.series(job) for job in jobs]
     drawn = {job.algorithm: line for job in jobs for line in lab.of(job)
              if "noise_samples" in line}
@@ -175,7 +177,8 @@ def _summary(
     drops = " and ".join(str(round(drop * config.epochs)) for drop in config.drops)
     every = "every" if config.measure_every == 1 else f"each {config.measure_every}th"
     text = (
-        f"{config.data_text}, batch {config.batch_size}, {config.epochs} epochs, "
+        f"{config.data_text}, {config.augmented_text}, batch {config.batch_size}, "
+        f"{config.epochs} epochs, "
         f"learning rate divided by {config.drop_factor:g} after {drops}; "
         f"{count_text(len(config.seeds), 'seed')}. At the beginning of {every} epoch a "
         "full pass gives mean g and standard deviations σ of the minibatch gradient, "

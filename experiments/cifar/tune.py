@@ -14,7 +14,8 @@ from experiments._claims import Claim
 from experiments._results import Results, table
 from experiments.cifar._algorithms import ALGORITHMS
 from experiments.cifar._recipe import REFERENCE_BATCH, Recipe, check_algorithms
-from experiments.cifar._runs import Ended, Job, read_part, run_all
+from experiments.cifar._resume import read_part
+from experiments.cifar._runs import Ended, Job, run_all
 from experiments.cifar.comparison import GRID
 
 TABLE2 = Claim(
