@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,3 @@ def curve(axis: Any, x: Any, runs: Any, number: int, label: str) -> None:
         axis.fill_between(
             x, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.15, linewidth=0
         )
-
-
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure as a PNG."""
-    figure.savefig(path, dpi=150)

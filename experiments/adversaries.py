@@ -151,10 +151,8 @@ def run(config: Config) -> dict[Attack, dict[int, list[float]]]:
                         **attack._asdict(), adversaries=count, seed=seed, **scores,
                         learning_rate=RATES[attack.method], losses=trained.losses,
                     )
-    _plots.save(_figure(config, reached), results.figure_path)
-    summary = _summary(config, task, reached)
-    results.summary(summary)
-    print(summary, "", results.files(), sep="\n")
+    results.figure(_figure(config, reached))
+    results.finish(_summary(config, task, reached))
     return reached
 
 

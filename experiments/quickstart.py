@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import ef_optax
-from experiments import _comparison, _plots, data
+from experiments import _comparison, data
 from experiments._checks import (
     check_not_negative,
     check_share,
@@ -195,10 +195,8 @@ def _compare(config: Config, loaded: data.Dataset) -> dict[str, list[Measured]]:
                 )
     title = f"{config.data}, {config.workers} workers"
     figure = _comparison.figure_of(title, ALGORITHMS, measured)
-    _plots.save(figure, results.figure_path)
-    summary = _summary(config, task, measured)
-    results.summary(summary)
-    print(summary, "", results.files(), sep="\n")
+    results.figure(figure)
+    results.finish(_summary(config, task, measured))
     return measured
 
 
@@ -235,8 +233,7 @@ def _tune(config: Config, loaded: data.Dataset) -> dict[str, float]:
         "Of equal accuracies the one with the lower loss; * at the edge of the grid.",
         "", f"--learning-rates {chosen}",
     ])
-    results.summary(summary)
-    print(summary, "", results.files(), sep="\n")
+    results.finish(summary)
     return best
 
 
