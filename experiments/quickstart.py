@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
@@ -238,10 +237,11 @@ def _tune(config: Config, loaded: data.Dataset) -> dict[str, float]:
 
 
 def _merit(scores: list[dict[str, float]]) -> tuple[float, float]:
-    """Orders learning rates: by accuracy on the validation split, then by loss."""
-    accuracy = float(np.mean([score["test_accuracy"] for score in scores]))
-    loss = float(np.mean([score["test_loss"] for score in scores]))
-    return accuracy, -loss if math.isfinite(loss) else -math.inf
+    """Orders learning rates by what they reached on the validation split."""
+    return _comparison.merit(
+        [score["test_accuracy"] for score in scores],
+        [score["test_loss"] for score in scores],
+    )
 
 
 def _name(config: Config) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
-
+from experiments._comparison import merit
 from experiments._results import Results, progress, table
 from experiments.voting._config import Config
 from experiments.voting._lab import Lab
@@ -44,7 +40,7 @@ def tune(config: Config, lab: Lab, name: str) -> dict[str, dict[str, float]]:
                         accuracy=scores[-1][0], loss=scores[-1][1],
                     )
                     bar.update()
-                merits[rate] = _merit(scores)
+                merits[rate] = merit(*zip(*scores, strict=True))
             best[case] = max(merits, key=lambda rate: merits[rate])
             edge = best[case] in (min(config.tune_grid), max(config.tune_grid))
             rows.append(
@@ -64,12 +60,6 @@ def tune(config: Config, lab: Lab, name: str) -> dict[str, dict[str, float]]:
     results.summary(summary)
     print(summary, "", results.files(), sep="\n")
     return {"learning_rates": rates, "vote_rates": votes}
-
-
-def _merit(scores: Any) -> tuple[float, float]:
-    """Orders learning rates: by accuracy on the validation part, then by loss."""
-    accuracy, loss = np.mean(scores, axis=0)
-    return float(accuracy), -float(loss) if math.isfinite(loss) else -math.inf
 
 
 def _option(values: dict[str, float]) -> str:
