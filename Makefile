@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 JOBS   ?= 2
 
-.PHONY: quickstart report test demos test-slow lint bench bench-wire clean
+.PHONY: quickstart report test demos package test-slow lint bench bench-wire clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m experiments quickstart
@@ -14,10 +14,13 @@ report: $(STAMP)
 	$(BIN)/python -m experiments report
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not demos" --doctest-modules ef_optax tests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not demos and not package" --doctest-modules ef_optax tests
 
 demos: $(STAMP)
 	$(BIN)/python -m pytest -m demos
+
+package: $(STAMP)
+	$(BIN)/python -m pytest -m package
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
