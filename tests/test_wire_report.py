@@ -5,12 +5,14 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ef_optax as eo
 from ef_optax.wire import bytes_sent, read_program
+from ef_optax.wire._groups import replica_groups
 
 AXIS = "workers"
 
@@ -84,6 +86,43 @@ def test_the_group_counts_and_not_all_devices():
     assert (report.workers, report.bytes_sent) == (2, 12)
     both = eo.wire_report(*vote_step(8, ("hosts", "devices"), (2, 4)))
     assert (both.workers, both.bytes_sent) == (8, 2 * 7 / 8 * 34)
+
+
+def test_what_jit_inserts_is_counted_beside_what_the_optimizer_sends():
+    # The mean of the workers' losses is an all-reduce that jit finds by itself.
+    mesh = eo.worker_mesh(4)
+    tx = eo.over_workers(eo.majority_vote(AXIS), mesh)
+
+    @jax.jit
+    def step(params, state, x):
+        losses, grads = jax.vmap(
+            jax.value_and_grad(lambda p, x: jnp.sum(p * x)), (None, 0))(params, x)
+        return tx.update(grads, state, params), losses.mean()
+
+    params = jnp.zeros(33)
+    x = jax.device_put(jnp.ones((4, 33)), NamedSharding(mesh, P(AXIS)))
+    report = eo.wire_report(step, params, tx.init(params), x, parameters=params)
+    assert sorted((c.kind, c.dtype, c.size, c.workers) for c in report.collectives) == [
+        ("all-reduce", "f32", 4, 4), ("all-reduce", "s8", 34, 4)]
+    assert (report.workers, report.bytes_sent) == (4, 51 + 6)
+
+
+@pytest.mark.parametrize("order", [range(8), (0, 2, 4, 6, 1, 3, 5, 7)])
+@pytest.mark.parametrize("axis", ["a", "b"])
+def test_the_groups_that_jit_finds_along_one_of_two_axes(axis, order):
+    devices = np.array([jax.devices()[i] for i in order]).reshape(2, 4)
+    mesh = jax.sharding.Mesh(devices, ("a", "b"))
+    x = jax.ShapeDtypeStruct((8, 3), jnp.float32,
+                             sharding=NamedSharding(mesh, P(axis)))
+    (found,) = eo.wire_report(jax.jit(lambda x: x.sum(0)), x).collectives
+    size = mesh.shape[axis]
+    assert (found.kind, found.size, found.workers) == ("all-reduce", 12, size)
+    # The program numbers devices as the mesh lists them, or by their own number.
+    rows = np.array(order).reshape(2, 4)
+    places = np.arange(8).reshape(2, 4)
+    groups = [{frozenset(group) for group in (grid if axis == "b" else grid.T).tolist()}
+              for grid in (rows, places)]
+    assert {frozenset(group) for group in found.groups} in groups
 
 
 def test_every_round_of_a_loop_counts():
@@ -175,6 +214,34 @@ def program(line, types=("f32[8]{0}",), before="", header="num_partitions=4"):
 )
 def test_bytes_sent_by_each_form_of_a_collective(line, types, sent):
     assert bytes_sent(program("  " + line, types)) == sent
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("{}", ()),
+        ("{{0,1},{2,3}}", ((0, 1), (2, 3))),
+        ("[2,2]<=[2,2]T(1,0)", ((0, 2), (1, 3))),
+        ("mesh['a'=2,'b'=2] {'b'}", ((0, 1), (2, 3))),
+        ("mesh['a'=2,'b'=1,'c'=2] {'a'}", ((0, 2), (1, 3))),
+        ("mesh['a'=2,'b'=2] {'a','b'}", ((0, 1, 2, 3),)),
+        ("mesh['a'=4] {}", ((0,), (1,), (2,), (3,))),
+        ("mesh[x=2,y=2], device_ids=(0,2,1,3) {x}", ((0, 1), (2, 3))),
+        ("mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", ((0, 1), (2, 3))),
+        ("mesh['a'=2,'b'=2], device_ids=([4]) {'a'}", ((0, 2), (1, 3))),
+        ("mesh['a'=8] {'a':(1)2}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        ("mesh['a'=8] {'a':(2)2}", ((0, 2), (1, 3), (4, 6), (5, 7))),
+        ("mesh['a'=8] {'a':(2)4}", ((0, 1, 2, 3), (4, 5, 6, 7))),
+        ("mesh['a'=2] {'c'}", None),
+        ("mesh['a'=8] {'a':(3)2}", None),
+        ("mesh['a'=8], device_ids=(0,1) {'a'}", None),
+        ("@mesh{x}", None),
+    ],
+)
+def test_groups_in_every_form_that_programs_write_them(text, groups):
+    line = f"channel_id=1, replica_groups={text}, use_global_device_ids=true"
+    assert replica_groups(line) == groups
+    assert replica_groups(f"replica_groups={text}") == groups
 
 
 WRAPPED = """\

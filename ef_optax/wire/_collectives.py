@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import NamedTuple
 
-import numpy as np
-
+from ef_optax.wire._groups import Groups, replica_groups
 from ef_optax.wire._hlo import Instruction, Program, arrays, called, parse
 
 _COUNTED = (
@@ -42,7 +40,7 @@ class Collective:
     dtype: str = ""
     conditional: bool = False
     source: str = ""
-    groups: tuple[tuple[int, ...], ...] = ()
+    groups: Groups = ()
 
     @property
     def sent(self) -> float:
@@ -203,24 +201,12 @@ def _collective(
     )
 
 
-def _groups(line: Instruction) -> tuple[tuple[int, ...], ...]:
+def _groups(line: Instruction) -> Groups:
     """Returns the groups of devices, in order; nothing where none are listed."""
-    iota = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line.attributes
-    )
-    if iota:
-        shape, dims, order = (
-            tuple(int(n) for n in part.split(",")) if part else None
-            for part in iota.groups()
-        )
-        assert dims is not None
-        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order)
-        return tuple(sorted(tuple(g) for g in devices.reshape(shape).tolist()))
-    listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line.attributes)
-    if "replica_groups=" in line.attributes and not listed:
+    groups = replica_groups(line.attributes)
+    if groups is None:
         raise ValueError(f"cannot read the groups of {line.name}.")
-    found = re.findall(r"\{([\d,]+)\}", listed[1]) if listed else []
-    return tuple(sorted(tuple(int(n) for n in g.split(",")) for g in found))
+    return groups
 
 
 def _group_size(program: Program, line: Instruction, kind: str) -> int:
