@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from contract_tools import structs
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 from placement_tools import AXIS, PAIR, PARAMS, at, gradients, mesh_of, momentum
 
 import ef_optax as eo
@@ -52,6 +52,25 @@ def test_every_process_has_as_many_workers():
 def test_a_mesh_that_cannot_be_is_refused(count, axis):
     with pytest.raises(ValueError):
         eo.worker_mesh(count, axis)
+
+
+def test_an_abstract_mesh_tells_the_shapes_of_a_state_for_any_number_of_workers():
+    tx = momentum(exchange=eo.two_way())
+    real = jax.eval_shape(eo.over_workers(tx, mesh_of()).init, PARAMS)
+    for count in (4, 100):
+        mesh = AbstractMesh((count,), (AXIS,))
+        shapes = jax.eval_shape(eo.over_workers(tx, mesh).init, PARAMS)
+        assert jax.tree.structure(shapes) == jax.tree.structure(real)
+        assert shapes[0].inner.trace["matrix"].shape == (count, 2, 4)
+        assert shapes[1].exchange.error["matrix"].shape == (count, -(-8 // count))
+        if count == 4:
+            assert structs(shapes) == structs(real)
+
+
+def test_an_abstract_mesh_has_no_devices_for_a_state():
+    tx = eo.over_workers(momentum(), AbstractMesh((4,), (AXIS,)))
+    with pytest.raises(ValueError, match=r"has no devices.*eval_shape.*worker_mesh"):
+        tx.init(PARAMS)
 
 
 # what is refused

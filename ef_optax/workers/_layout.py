@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ef_optax._checks import describe_leaves, named_leaves
@@ -22,12 +22,12 @@ from ef_optax.workers._workers import Workers
 class Layout:
     """Which mesh axes are the workers', and over which the parameters are split."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     axis_name: str | Names
     param_specs: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mesh, Mesh):
+        if not isinstance(self.mesh, Mesh | AbstractMesh):
             raise TypeError(
                 f"over_workers needs a jax.sharding.Mesh, such as worker_mesh(); got "
                 f"{self.mesh!r}."
@@ -115,6 +115,17 @@ class Layout:
             lambda x, spec: jax.sharding.reshard(x, NamedSharding(self.mesh, spec)),
             tree, specs,
         )
+
+    def check_devices(self, tree: Any) -> None:
+        """Refuses arrays where an abstract mesh has no devices to put them on."""
+        leaves = jax.tree.leaves(tree)
+        abstract = isinstance(self.mesh, AbstractMesh)
+        if abstract and any(not isinstance(x, jax.core.Tracer) for x in leaves):
+            raise ValueError(
+                f"over_workers: {self.mesh!r} has no devices. It tells the shapes of a "
+                "state, jax.eval_shape(tx.init, params); for the state itself give a "
+                "mesh of devices, such as worker_mesh()."
+            )
 
     def check_gradients(self, grads: Any, params: Any) -> None:
         """Refuses gradients without the leading axis of the workers."""

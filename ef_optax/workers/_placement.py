@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
 from ef_optax._checks import check_transformation, leaf_dtype
@@ -21,7 +21,7 @@ from ef_optax.workers._local import per_worker_leaves
 
 def over_workers(
     tx: optax.GradientTransformation,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     axis_name: str | tuple[str, ...] = "workers",
     *,
     param_specs: Any = None,
@@ -55,7 +55,9 @@ def over_workers(
       tx: what exchanges over `axis_name`, with everything else that needs to know
         each worker's gradient.
       mesh: a :class:`jax.sharding.Mesh`, of Auto or Explicit axes, such as
-        :func:`ef_optax.worker_mesh`.
+        :func:`ef_optax.worker_mesh`. A :class:`jax.sharding.AbstractMesh` has no
+        devices, and tells by ``jax.eval_shape(tx.init, params)`` the shapes of a state
+        for any number of workers, such as that of a checkpoint to be resized.
       axis_name: the mesh axis of the workers, or a tuple of them; the same as in `tx`.
       param_specs: a pytree of :class:`jax.sharding.PartitionSpec` like the parameters,
         over the other axes of the mesh; None if it has none.
@@ -69,9 +71,10 @@ def over_workers(
 
     Raises:
       TypeError: if `mesh` is no mesh, `tx` no transformation.
-      ValueError: if the mesh has not the axis or has others than the specs name; at
-        trace time, if gradients have not the leading axis, the state was made for
-        another number of workers, or `tx` returns what still differs between them.
+      ValueError: if the mesh has not the axis or has others than the specs name, or if
+        it is abstract and given arrays; at trace time, if gradients have not the
+        leading axis, the state was made for another number of workers, or `tx` returns
+        what still differs between them.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -91,6 +94,10 @@ def over_workers(
         return jax.shard_map(
             function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True
         )
+
+    def init_fn(params: Any) -> Any:
+        layout.check_devices(params)
+        return init(params)
 
     @jax.jit
     def init(params: Any) -> Any:
@@ -151,7 +158,7 @@ def over_workers(
             run = jax.jit(functools.partial(update, rest))
         return run(updates, state, params, arrays)
 
-    return optax.GradientTransformationExtraArgs(init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _lead(state: Any) -> Any:
