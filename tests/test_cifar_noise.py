@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 

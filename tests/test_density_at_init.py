@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 from experiments import _cli, models
 from experiments.cifar import density

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 from experiments import _cli, _results, data, quickstart, training
 from experiments._registry import STUDIES

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 from experiments import _cli, data
 from experiments._registry import StudyError

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 from experiments import models
 
