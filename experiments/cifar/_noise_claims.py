@@ -112,6 +112,7 @@ def judged(
         for name in ("gradient", "noise")
     )
     ratio = noise / gradient
+    later = np.concatenate([one.noise[1:] / one.gradient[1:] for one in series])
     out = {
         "dense": (
             bool((gradient >= config.dense).all() and (noise >= config.dense).all()),
@@ -127,7 +128,8 @@ def judged(
             f"R2 {_range(ratio)}",
             f"R2 is above {config.same_order:g} at {_part(ratio > config.same_order)} "
             f"of the measured epochs, below 1/{config.same_order:g} at "
-            f"{_part(ratio < 1 / config.same_order)}",
+            f"{_part(ratio < 1 / config.same_order)}; after the first measurement "
+            + (f"it is {_range(later)}" if later.size else "there was none"),
         ),
     }
     couplings = [_coupling(one) for one in series]
