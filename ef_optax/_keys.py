@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._checks import check_state, shown
+
 
 class KeyState(NamedTuple):
     """A key that all workers share, and the number of steps that used it."""
@@ -33,14 +35,19 @@ def as_key(name: str, key: Any) -> jax.Array:
             return key
     elif dtype is not None and jnp.issubdtype(dtype, jnp.integer) and key.ndim == 0:
         return jax.random.key(key)
-    elif dtype == jnp.uint32 and key.ndim == 1:
+    elif dtype == jnp.uint32 and key.shape == _raw_shape():
         # A copy: the state may be donated, the caller's key must survive that.
         return jnp.array(key)
-    shown = repr(key) if dtype is None else f"shape {key.shape} of dtype {dtype}"
+    got = shown(key) if dtype is None else f"shape {key.shape} of dtype {dtype}"
     raise TypeError(
         f"{name} must be an int, one typed key (jax.random.key) or one raw key "
-        f"(jax.random.PRNGKey); got {shown}."
+        f"(jax.random.PRNGKey); got {got}."
     )
+
+
+def _raw_shape() -> tuple[int, ...]:
+    """Returns the shape of a raw key of the implementation that JAX uses now."""
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 
 def init_keys(key: Any) -> KeyState:
@@ -57,10 +64,12 @@ def init_keys(key: Any) -> KeyState:
 
 def next_keys(state: KeyState) -> KeyState:
     """Returns the state of the next step."""
+    check_state("what draws random numbers", state, KeyState)
     return KeyState(key=state.key, count=optax.safe_increment(state.count))
 
 
 def leaf_key(state: KeyState, leaf: int, index: Any = None) -> jax.Array:
     """Returns the key of one leaf at this step, private to worker `index` if given."""
+    check_state("what draws random numbers", state, KeyState)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.count), leaf)
     return key if index is None else jax.random.fold_in(key, index)

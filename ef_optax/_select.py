@@ -58,7 +58,10 @@ def largest(keys: jax.Array, k: int, key: Key | None = None) -> jax.Array:
         raise ValueError(f"k must be from 0 to {d}, got {k}")
     index = jnp.dtype("int32" if d < 2**31 else "int64")
     if jax.dtypes.canonicalize_dtype(index) != index:
-        raise ValueError("selecting from 2**31 elements or more needs jax_enable_x64")
+        raise ValueError(
+            f"top_k and random_k need 64 bits to count {d} coordinates, 2**31 or more: "
+            "set jax.config.update('jax_enable_x64', True), or split the leaf."
+        )
     magnitudes = key is magnitude_bits and keys.dtype.itemsize >= 4
     if d > (_SMALL_FLOAT if magnitudes else _SMALL) and k > 0:
         return _largest(keys, k, key, index)

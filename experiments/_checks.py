@@ -96,8 +96,10 @@ def check_share(batch_size: int, workers: int) -> None:
       ValueError: if it is.
     """
     if workers < 1 or batch_size < 1 or batch_size % workers:
+        near = max(1, batch_size // max(1, workers)) * max(1, workers)
         raise ValueError(
-            f"a batch of {batch_size} does not divide evenly among {workers} workers."
+            f"a batch of {batch_size} does not divide evenly among {workers} workers; "
+            f"take a positive multiple of their number, such as {near}."
         )
 
 
@@ -111,11 +113,16 @@ def check_tuning(config: Any) -> None:
       ValueError: if one cannot.
     """
     if not config.seeds or not config.tune_seeds or not config.tune_grid:
-        raise ValueError("seeds, tune_seeds and tune_grid must not be empty.")
-    if min(*config.seeds, *config.tune_seeds, config.split_seed) < 0:
-        raise ValueError("seeds must not be negative.")
+        raise ValueError(
+            f"seeds, tune_seeds and tune_grid must not be empty; got {config.seeds}, "
+            f"{config.tune_seeds} and {config.tune_grid}."
+        )
+    check_not_negative(config, "seeds", "tune_seeds", "split_seed")
     if set(config.tune_seeds) & set(config.seeds):
-        raise ValueError(f"tune_seeds {config.tune_seeds} must not be among seeds.")
+        raise ValueError(
+            f"tune_seeds must not be among seeds, {config.seeds}; got "
+            f"{config.tune_seeds}."
+        )
     if not 0 < config.validation < 1:
         raise ValueError(f"validation must be in (0, 1); got {config.validation}.")
 

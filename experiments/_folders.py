@@ -35,7 +35,10 @@ def folders(root: pathlib.Path) -> list[Folder]:
       StudyError: if there is no such directory, or something in it is damaged.
     """
     if not root.is_dir():
-        raise StudyError(f"there is no directory {root}.")
+        raise StudyError(
+            f"there is no directory {root}: run a study first, or name the directory "
+            "of its results by --results."
+        )
     return [read(path.parent) for path in sorted(root.glob("*/config.json"))]
 
 

@@ -105,9 +105,14 @@ class Config:
                 f"got {', '.join(map(str, bad)) or 'none'}."
             )
         if self.epochs < 1 or not self.seeds or min(self.seeds) < 0:
-            raise ValueError("epochs must be at least 1, and seeds not negative.")
+            raise ValueError(
+                "epochs must be at least 1, and seeds not negative; got "
+                f"{self.epochs} and {self.seeds}."
+            )
         if not self.attacks:
-            raise ValueError("attacks must not be empty.")
+            raise ValueError(
+                "attacks must not be empty; each is vote=FACTOR or mean=FACTOR."
+            )
         for text in self.attacks:
             read_attack(text)
 

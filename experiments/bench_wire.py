@@ -72,9 +72,15 @@ class Config:
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.shrink) < 1:
-            raise ValueError("rounds and shrink must be at least 1.")
+            raise ValueError(
+                "rounds and shrink must be at least 1; got "
+                f"{self.rounds} and {self.shrink}."
+            )
         if min(self.workers, self.slow_rounds, self.leaves, self.rate) < 0:
-            raise ValueError("workers, slow_rounds, leaves, rate must not be negative.")
+            raise ValueError(
+                "workers, slow_rounds, leaves and rate must not be negative; got "
+                f"{self.workers}, {self.slow_rounds}, {self.leaves} and {self.rate:g}."
+            )
         if self.rank and (len(self.rank) != 3 or ":" not in self.rank[2]):
             got = " ".join(self.rank)
             raise ValueError(f"expected RANK COUNT HOST:PORT; got {got}.")
@@ -91,7 +97,10 @@ def run(config: Config) -> dict[str, dict[str, Any]]:
             {"JAX_NUM_CPU_DEVICES": "1"}, stdout=DEVNULL, stderr=None,
         ) as group:
             if group.wait(grace=10):
-                raise StudyError("a process failed; see above.")
+                raise StudyError(
+                    f"one of the {config.workers} processes failed; what it says stands"
+                    " above."
+                )
         results = pathlib.Path(config.results) / "bench_wire"
         print((results / "summary.md").read_text())
         lines = (results / "metrics.jsonl").read_text().splitlines()
@@ -119,11 +128,16 @@ def shapes_of(sizes: list[int]) -> Shapes:
 
 def sent_bytes(interface: str) -> int:
     """Returns how many bytes an interface of this host has sent so far."""
+    known = []
     for line in COUNTERS.read_text().splitlines():
-        name, _, counts = line.partition(":")
+        name, colon, counts = line.partition(":")
         if name.strip() == interface:
             return int(counts.split()[8])
-    raise StudyError(f"{COUNTERS} has no interface {interface!r}; set IFACE.")
+        known += [name.strip()] if colon else []
+    raise StudyError(
+        f"{COUNTERS} has no interface {interface!r}; set IFACE to the one that the "
+        f"workers send by, of {', '.join(known)}."
+    )
 
 
 def _measure(config: Config, host: str) -> dict[str, dict[str, Any]]:

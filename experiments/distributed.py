@@ -34,6 +34,7 @@ from experiments.models import MLP
 from experiments.training import Classification
 
 AXIS = "workers"
+_WRONG = ": a transformation before the exchange, or the exchange itself, is wrong."
 
 # From a learning rate to an optimizer; each crosses in its own way.
 OPTIMIZERS = {
@@ -110,7 +111,8 @@ class Training:
         if config.batch_size % mesh.size:
             raise StudyError(
                 f"a batch of {config.batch_size} does not divide evenly among "
-                f"{mesh.size} workers; choose --batch-size."
+                f"{mesh.size} workers; choose a --batch-size that is a multiple of "
+                "their number."
             )
         self.config, self.mesh = config, mesh
         digits = data.load("digits", None, split_seed=0)
@@ -210,7 +212,7 @@ def digest(tree: Any) -> str:
         parts = {s.device.id: np.asarray(s.data).tobytes()
                  for s in leaf.addressable_shards}
         if whole and len(set(parts.values())) > 1:
-            raise RuntimeError("the workers drifted apart within a process.")
+            raise RuntimeError(f"the workers drifted apart within a process{_WRONG}")
         if whole:
             shared.update(next(iter(parts.values())))
         else:
@@ -220,7 +222,7 @@ def digest(tree: Any) -> str:
     )]
     everyone = _gather_bytes(b"".join(mine))
     if len({part[:32] for part in everyone}) > 1:
-        raise RuntimeError("the workers drifted apart: their replicas differ.")
+        raise RuntimeError(f"the workers drifted apart between processes{_WRONG}")
     total = hashlib.sha256(everyone[0][:32])
     for part in everyone:
         total.update(part[32:])

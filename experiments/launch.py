@@ -45,9 +45,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     command = options.command[options.command[:1] == ["--"]:]
     if not command:
-        parser.error("which command?")
+        parser.error("which command? Such as: launch -n 2 -- python train.py")
     if options.n < 1 or options.devices < 1 or options.grace < 0:
-        parser.error("-n and --devices must be at least 1, --grace not negative.")
+        parser.error(
+            "-n and --devices must be at least 1, --grace not negative; got "
+            f"{options.n}, {options.devices} and {options.grace:g}."
+        )
     if command[0].startswith("-") or command[0].endswith(".py"):
         command = [sys.executable, *command]
     extra = {"JAX_NUM_CPU_DEVICES": str(options.devices)}

@@ -66,7 +66,8 @@ class Config:
         """Refuses limits that nothing can meet."""
         if min(self.figure_kb, self.metrics_kb, self.line_numbers) < 1:
             raise ValueError(
-                "figure_kb, metrics_kb and line_numbers must be at least 1."
+                "figure_kb, metrics_kb and line_numbers must be at least 1; got "
+                f"{self.figure_kb}, {self.metrics_kb} and {self.line_numbers}."
             )
 
 
@@ -76,7 +77,8 @@ def run(config: Config) -> list[pathlib.Path]:
     if not config.names:
         there = [folder.path.name for folder in _folders.folders(results)]
         raise StudyError(
-            f"which results? In {results} there are: {', '.join(there) or 'none'}."
+            f"which results? Name some of {results}, as in publish quickstart; there "
+            f"are: {', '.join(there) or 'none'}."
         )
     new = {output / name: _files(results / name, config) for name in config.names}
     for target, files in new.items():

@@ -42,7 +42,7 @@ class Config:
     def __post_init__(self) -> None:
         """Fills in where the page goes."""
         if not self.results:
-            raise ValueError("results must not be empty.")
+            raise ValueError("results must not be empty; name directories of results.")
         object.__setattr__(self, "output", self.output or self.results[-1])
 
 

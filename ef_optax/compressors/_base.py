@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import check_float_leaves, float_arrays, size_of
+from ef_optax._checks import (
+    check_float_leaves,
+    check_like_params,
+    float_arrays,
+    shown,
+    size_of,
+)
 from ef_optax._numerics import all_finite, guard
 from ef_optax.workers import Workers
 
@@ -79,6 +85,12 @@ class Compressor(optax.GradientTransformationExtraArgs):
       decode_sum: ``(messages, shared) -> updates``: the sum of the decoded messages of
         all workers, whose leaves have a leading worker axis. None: one by one.
 
+    Raises:
+      TypeError: if one of these is no function; at trace time, if `encode` returns no
+        message of arrays.
+      ValueError: at trace time, if `decode` returns other shapes than were encoded, or
+        if updates have other shapes than the parameters.
+
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
       >>> from ef_optax import Compressor, Template
@@ -121,6 +133,17 @@ class Compressor(optax.GradientTransformationExtraArgs):
         decode_sum: Callable[..., Any] | None = None,
     ) -> Self:
         """Builds the transformation around encode and decode."""
+        for field, function in {
+            "encode": encode, "decode": decode, "init": init, "roundtrip": roundtrip,
+            "contraction": contraction, "variance": variance,
+            "after_exchange": after_exchange, "decode_sum": decode_sum,
+        }.items():
+            if function is not None and not callable(function):
+                raise TypeError(
+                    f"Compressor {name!r}: {field} must be a function (see the "
+                    f"docstring for its arguments); got {shown(function)}."
+                )
+        encode = _checked(name, encode)
         start = (lambda params: optax.EmptyState()) if init is None else init
 
         def init_fn(params: Any) -> Any:
@@ -134,9 +157,16 @@ class Compressor(optax.GradientTransformationExtraArgs):
         together = by_parts if roundtrip is None else roundtrip
 
         def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
-            del params, extra
+            del extra
             updates = float_arrays(name, updates)
-            return guard(together, all_finite(updates), updates, state)
+            check_like_params(name, updates, params)
+
+            def step(updates: Any, state: Any) -> Any:
+                out, state = together(updates, state)
+                check_decoded(name, out, updates)
+                return out, state
+
+            return guard(step, all_finite(updates), updates, state)
 
         self = super().__new__(cls, init_fn, update_fn)
         self.name = name
@@ -198,6 +228,42 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def _checked(name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an encode that refuses what cannot be a message."""
+
+    def checked(updates: Any, state: Any, workers: Workers) -> Any:
+        out = encode(updates, state, workers)
+        if not isinstance(out, tuple) or len(out) != 3:
+            raise TypeError(
+                f"{name}: encode must return a tuple of message, shared and state; got "
+                f"{shown(out)}."
+            )
+        bad = [x for x in jax.tree.leaves(out[0]) if not hasattr(x, "dtype")]
+        if bad:
+            raise TypeError(
+                f"{name}: the message of encode must hold arrays alone; got "
+                f"{shown(bad[0])}. What every worker knows anyway belongs in shared, "
+                "the second of what encode returns."
+            )
+        return out
+
+    return checked
+
+
+def check_decoded(name: str, decoded: Any, updates: Any) -> None:
+    """Refuses what decode made of updates, where it is not like them."""
+    given, wanted = (
+        (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
+        for tree in (decoded, updates)
+    )
+    if given != wanted:
+        raise ValueError(
+            f"{name}: decode must return the structure and shapes of what was encoded, "
+            f"{shown(wanted)}; got {shown(given)}. A Template in shared keeps them: "
+            "Template.of(updates), and its unflatten."
+        )
 
 
 def _decode_one_by_one(decode: Callable[..., Any]) -> Callable[..., Any]:

@@ -180,9 +180,15 @@ def _signs(
     """Returns the compressor of ±scale; a scale is sent per leaf, per tree or never."""
     check_choice("zero", zero, _ZERO)
     if zero == "random" and key is None:
-        raise ValueError("zero='random' needs a key, the same on all workers.")
+        raise ValueError(
+            "zero='random' needs a key, the same on all workers; got key=None. Pass an "
+            "int or a JAX key."
+        )
     if zero != "random" and key is not None:
-        raise ValueError(f"key is for zero='random' only; got zero={zero!r}.")
+        raise ValueError(
+            f"key is for zero='random' only; got zero={zero!r}. Leave the key out, or "
+            "say zero='random'."
+        )
 
     def init(params: Any) -> Any:
         return init_keys(key) if zero == "random" else optax.EmptyState()

@@ -14,6 +14,7 @@ from ef_optax._checks import (
     check_choice,
     check_interval,
     check_static_int,
+    shown,
     size_of,
 )
 from ef_optax._keys import init_keys, leaf_key, next_keys
@@ -38,7 +39,7 @@ def _check_amount(k: Any, fraction: Any) -> tuple[int | None, float | None]:
         raise ValueError(
             f"Give one of k and fraction; got k={k!r} and fraction={fraction!r}."
         )
-    if isinstance(k, float) and 0 < k < 1:
+    if isinstance(k, float) and 0 < k <= 1:
         raise TypeError(f"k must be an int; got {k!r}. Pass fraction={k!r} instead?")
     if k is not None:
         return check_static_int("k", k, 1), None
@@ -46,6 +47,11 @@ def _check_amount(k: Any, fraction: Any) -> tuple[int | None, float | None]:
         raise TypeError(
             "fraction decides the shape of the message, so it must be a Python float, "
             "not a traced value; with optax.inject_hyperparams name it in static_args."
+        )
+    if callable(fraction):
+        raise TypeError(
+            f"fraction must be a number; got {shown(fraction)}. It decides the shape "
+            "of the message, so it cannot follow a schedule."
         )
     check_interval("fraction", fraction, 0.0, 1.0, open_low=True)
     return None, float(fraction)

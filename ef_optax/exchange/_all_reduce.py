@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._checks import check_state
 from ef_optax._numerics import flag_of
 from ef_optax.compressors import Compressor
 from ef_optax.exchange._base import Exchange, Exchanged
@@ -51,6 +52,7 @@ def all_reduce() -> Exchange:
         memory: Memory | None,
     ) -> Exchanged:
         del memory  # nothing is kept but by the workers themselves
+        check_state("all_reduce()", state, optax.EmptyState)
         message, shared, new_state = compressor.encode(
             updates, compressor_state, workers
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ef_optax._checks import shown
 from ef_optax.compressors import Compressor
 
 
@@ -56,7 +57,7 @@ def check_exchange(exchange: Any, compressor: Compressor) -> None:
     if not isinstance(exchange, Exchange):
         raise TypeError(
             "exchange must be all_reduce(), gather() or two_way(); got "
-            f"{exchange!r}."
+            f"{shown(exchange)}."
             + (" Did you forget to call it?" if callable(exchange) else "")
         )
     exchange.check(compressor)

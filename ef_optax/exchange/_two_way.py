@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ef_optax._checks import (
+    check_state,
     check_static_int,
     describe_leaves,
     leaf_dtype,
     named_leaves,
+    shown,
     size_of,
     warn,
 )
@@ -100,7 +102,7 @@ def two_way(
     if compressor is not None and not isinstance(compressor, Compressor):
         raise TypeError(
             f"two_way needs a compressor, such as scaled_sign(), or None; got "
-            f"{compressor!r}. The number of workers is workers=..."
+            f"{shown(compressor)}. The number of workers is workers=..."
         )
     if workers is not None:
         workers = check_static_int("workers", workers, 1)
@@ -123,7 +125,8 @@ def two_way(
             if workers is not None and workers != axis.size:
                 raise ValueError(
                     f"two_way(workers={workers}), but axis {axis.axis_name!r} has "
-                    f"{axis.size}."
+                    f"{axis.size}: give workers={axis.size}, or leave it out where "
+                    "init is called with the axis bound."
                 )
             return axis.size
         if workers is None:
@@ -141,7 +144,8 @@ def two_way(
         if compressor is not None and error is not None and not compressor.contracts:
             warn(
                 f"No contraction is known for {compressor!r}: under error feedback "
-                "the server's error may grow without bound."
+                "the server's error may grow without bound. scaled_sign() and top_k() "
+                "contract."
             )
         rows = jax.tree.map(
             lambda x: jnp.zeros((row_length(size_of(x), size),), leaf_dtype(x)),
@@ -163,6 +167,7 @@ def two_way(
         memory: Memory | None,
     ) -> Exchanged:
         size = axis.size
+        check_state("two_way()", state, TwoWayState)
         rows = to_rows(updates, size)
         if memory is not None:
             _check_shards(rows, state.error, size)
@@ -264,5 +269,5 @@ def _check_shards(rows: Any, error: Any, size: int) -> None:
         raise ValueError(
             f"The state of two_way() was made for another number of workers than the "
             f"{size} here: {describe_leaves(wrong)}. Convert it with "
-            "ef_optax.resize_workers(state, count)."
+            f"ef_optax.resize_workers(state, {size}), or make a new one with init."
         )

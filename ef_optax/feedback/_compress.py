@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from ef_optax._checks import float_arrays
+from ef_optax._checks import check_like_params, check_state, float_arrays, shown
 from ef_optax._numerics import cast_like, widen, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
@@ -51,7 +51,7 @@ def compress(
     Raises:
       TypeError: if `compressor` is not one.
       ValueError: if messages cannot cross by `exchange`; at trace time, if gradients
-        are already summed over the axis.
+        have other shapes than the parameters or are already summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -68,8 +68,9 @@ def compress(
     crossing = Crossing("compress", compressor, workers, exchange)
     if not isinstance(compressor, Compressor):
         raise TypeError(
-            f"compress needs a compressor, such as scaled_sign(); got {compressor!r}. "
-            "Another optax transformation needs no wrapper with one worker."
+            "compress needs a compressor, such as scaled_sign(); got "
+            f"{shown(compressor)}. Another optax transformation needs no wrapper with "
+            "one worker."
         )
 
     def init_fn(params: Any) -> CompressState:
@@ -77,7 +78,10 @@ def compress(
 
     def update_fn(updates: Any, state: CompressState, params: Any = None, **extra: Any):
         workers.check_bound()
+        check_state("compress", state, CompressState)
         updates = float_arrays("compress", updates)
+        check_like_params("compress", updates, params)
+        workers.check_crossing("compress", updates)
         workers.refuse_summed("compress", updates, allow_unvarying)
         finite = workers.all_finite(updates)
         out = crossing.apply(

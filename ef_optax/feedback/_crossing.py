@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from ef_optax._checks import forgotten_call, shown
 from ef_optax._numerics import keep_if, nan_unless
 from ef_optax.compressors import Compressor
+from ef_optax.compressors._base import check_decoded
 from ef_optax.exchange import (
     Exchange,
     Exchanged,
@@ -21,6 +22,7 @@ from ef_optax.exchange import (
 )
 from ef_optax.vote import Vote
 from ef_optax.workers import Workers
+from ef_optax.workers._workers import held_by_feedback
 
 
 class Crossing:
@@ -86,10 +88,13 @@ class Crossing:
                 if isinstance(self.tx, Compressor)
                 else lambda u, s: self.tx.update(u, s, params, **extra)
             )
-            own, new_state = roundtrip(updates, tx_state)
+            with held_by_feedback():
+                own, new_state = roundtrip(updates, tx_state)
             # One array for both, or XLA keeps two.
             own = nan_unless(finite, own)
             out = Exchanged(own, own, finite, new_state, state)
+        if isinstance(self.tx, Compressor):
+            check_decoded(repr(self.tx), out.own, updates)
         return out._replace(
             mean=out.mean if out.mean is out.own else nan_unless(out.finite, out.mean),
             compressor_state=keep_if(out.finite, out.compressor_state, tx_state),
@@ -108,16 +113,15 @@ def _check_transformation(
     if isinstance(tx, Compressor):
         return
     if not isinstance(tx, optax.GradientTransformation):
-        hint = ""
-        if inspect.isfunction(tx) and tx.__name__ != "<lambda>":
-            hint = f" Did you mean {tx.__name__}(...)?"
         raise TypeError(
             f"{caller} needs a compressor, such as scaled_sign() or top_k(k=10); got "
-            f"{tx!r}.{hint}"
+            f"{shown(tx)}.{forgotten_call(tx)}"
         )
     if not workers.is_one or exchange is not None:
         raise TypeError(
-            f"{caller}: across workers only a compressor can be sent, for it says "
-            "what its message is; an optax transformation works with one worker "
-            "(axis_name=None, no exchange). To send everything use identity()."
+            f"{caller}: across workers (axis_name={workers.axis_name!r}) only a "
+            "compressor can be sent, for it says what its message is; got "
+            f"{shown(tx)}. "
+            f"Chain other transformations before {caller}; with one worker "
+            "(axis_name=None, no exchange) it takes them, and identity() sends all."
         )

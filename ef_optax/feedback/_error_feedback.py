@@ -14,6 +14,7 @@ from ef_optax._checks import (
     check_interval,
     check_rate,
     check_same_structure,
+    check_state,
     float_arrays,
     leaf_dtype,
     warn,
@@ -110,7 +111,8 @@ def error_feedback(
       update is NaN, and errors and states stay as they were.
 
     Raises:
-      TypeError: if `compressor` is a vote, a function, or cannot be sent.
+      TypeError: if `compressor` is a vote, a function, or cannot be sent; at trace
+        time, if it exchanges itself, or if the state is not that of this init.
       ValueError: if `decay` is outside [0, 1], if messages cannot cross by
         `exchange`; at trace time, if leaves are not of a real floating-point dtype, if
         updates differ in structure from the parameters at init, or if gradients are
@@ -153,7 +155,8 @@ def error_feedback(
     if isinstance(compressor, Compressor) and not compressor.contracts:
         warn(
             f"No contraction is known for {compressor!r}: under error feedback its "
-            "error may grow without bound. scaled_sign() and top_k() contract."
+            "error may grow without bound. scaled_sign() and top_k() contract; a "
+            "compressor of your own says so by contraction=."
         )
 
     def dtype_of(x: Any) -> Any:
@@ -199,8 +202,11 @@ def error_feedback(
         updates: Any, state: ErrorFeedbackState, params: Any = None, **extra: Any
     ):
         workers.check_bound()
+        check_state("error_feedback", state, ErrorFeedbackState)
         updates = float_arrays("error_feedback", updates)
         check_same_structure("error_feedback", updates, state.error)
+        if isinstance(compressor, Compressor):
+            workers.check_crossing("error_feedback", updates)
         workers.refuse_summed("error_feedback", updates, allow_unvarying)
         memory = Memory(
             decay,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._checks import check_state, check_transformation
 from ef_optax.measures import _leaves
 from ef_optax.measures._density import of_leaves
 from ef_optax.measures._errors import error_norm, errors, is_feedback
@@ -118,6 +119,8 @@ def record_measures(
       Lemma 8.
     """
     workers = Workers(axis_name)
+    if inner is not None:
+        check_transformation("record_measures", inner)
     wrapped = None if inner is None else optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MeasuresState:
@@ -144,6 +147,7 @@ def record_measures(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, MeasuresState]:
+        check_state("record_measures", state, MeasuresState)
         incoming = _leaves.float_leaves(updates, "record_measures", "updates")
         measured = {"density": of_leaves(incoming)}
         after = state.inner

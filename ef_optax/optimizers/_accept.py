@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ef_optax._checks import check_state, forgotten_call, shown
 from ef_optax._numerics import keep_if
 from ef_optax.workers import AxisName, Workers
 
@@ -70,10 +71,9 @@ def accept_if_lower(
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithm 1, Option 2
     """
     if not isinstance(optimizer, optax.GradientTransformation):
-        name = getattr(optimizer, "__name__", None)
         raise TypeError(
-            f"accept_if_lower needs an optimizer; got {optimizer!r}."
-            + (f" Did you mean {name}(...)?" if name else "")
+            "accept_if_lower needs an optimizer, such as sign_sgd(0.1); got "
+            f"{shown(optimizer)}.{forgotten_call(optimizer)}"
         )
     optimizer = optax.with_extra_args_support(optimizer)
     workers = Workers(axis_name)
@@ -104,6 +104,7 @@ def accept_if_lower(
                 "accept_if_lower needs the loss to compare with: pass value_fn, a "
                 "function from parameters to a scalar, to update."
             )
+        check_state("accept_if_lower", state, AcceptState)
         step, inner = optimizer.update(
             updates, state.inner, params, value_fn=value_fn, value=value, **extra
         )
@@ -112,8 +113,8 @@ def accept_if_lower(
         for loss in (before, after):
             if jnp.shape(loss) != ():
                 raise ValueError(
-                    "value_fn and value must give the loss as a scalar; got the shape "
-                    f"{jnp.shape(loss)}."
+                    "accept_if_lower: value_fn and value must give the loss as a "
+                    f"scalar; got the shape {jnp.shape(loss)}. Take its mean."
                 )
         before, after = workers.mean((jnp.asarray(before), jnp.asarray(after)))
         lower = after < before

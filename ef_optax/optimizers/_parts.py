@@ -66,7 +66,10 @@ def update_noise(noise: Any, key: Any) -> Parts:
         return []
     check_interval("noise", noise, 0.0)
     if key is None:
-        raise ValueError("noise needs a key, the same on all workers.")
+        raise ValueError(
+            "noise needs a key, the same on all workers; got key=None. Pass an int or "
+            "a JAX key."
+        )
     as_key("key", key)  # refuse a bad key here, not in init
 
     def add_noise() -> optax.GradientTransformation:

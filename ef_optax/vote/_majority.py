@@ -13,6 +13,7 @@ from ef_optax._checks import (
     check_choice,
     check_float_leaves,
     check_interval,
+    check_like_params,
     concrete,
     float_arrays,
 )
@@ -73,7 +74,8 @@ def majority_vote(
     Raises:
       ValueError: if `wire`, `zero` or `tie` is unknown, if one is random and there is
         no key, if threshold or quorum is negative; at trace time, if quorum exceeds
-        the number of workers, or if gradients are already summed over the axis.
+        the number of workers, or if gradients have other shapes than the parameters
+        or are already summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -102,7 +104,8 @@ def majority_vote(
     if random and key is None:
         raise ValueError(
             " and ".join(f"{name}='random'" for name in random)
-            + " needs a key, the same on all workers."
+            + " needs a key, the same on all workers; got key=None. Pass an int or a "
+            "JAX key."
         )
     if key is not None:
         as_key("key", key)
@@ -152,7 +155,8 @@ def majority_vote(
         if needed is not None and needed > workers.size:
             raise ValueError(
                 f"quorum={needed:g} is more than the {workers.size} workers on axis "
-                f"{workers.axis_name!r}: no coordinate would ever move."
+                f"{workers.axis_name!r}: no coordinate would ever move. Take at most "
+                f"{workers.size}."
             )
         way = packed if wire == "packed" else by_psum
         return way(votes, leaves, state, workers)
@@ -253,9 +257,11 @@ def _vote(
         return optax.EmptyState() if key is None else init_keys(key)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
-        del params, extra
+        del extra
         workers.check_bound()
         updates = float_arrays(name, updates)
+        check_like_params(name, updates, params)
+        workers.check_crossing(name, updates)
         workers.refuse_summed(name, updates, allow_unvarying)
         leaves: list[jax.Array]
         treedef: Any

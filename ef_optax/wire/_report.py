@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from ef_optax._checks import shown
 from ef_optax.wire._collectives import Collective, Traffic, read_program
 from ef_optax.wire._hlo import parse
 
@@ -139,7 +140,14 @@ def wire_report(
     """
     count = _count(parameters)
     hlo = _compiled_text(fn, args, kwargs)
-    return report_of(read_program(hlo), parse(hlo).devices, count)
+    try:
+        traffic, devices = read_program(hlo), parse(hlo).devices
+    except ValueError as error:
+        raise ValueError(
+            f"wire_report cannot count what fn sends: {error} Where that is a part of "
+            "fn only, report the other parts alone."
+        ) from error
+    return report_of(traffic, devices, count)
 
 
 def report_of(
@@ -158,11 +166,15 @@ def report_of(
 def _compiled_text(fn: Any, args: Any, kwargs: Any) -> str:
     if hasattr(fn, "as_text"):
         if args or kwargs:
-            raise TypeError("a compiled program takes no arguments here.")
+            raise TypeError(
+                "wire_report: a compiled program takes no arguments here; got "
+                f"{len(args) + len(kwargs)}. It was compiled for those of lower(...)."
+            )
         return fn.as_text()
     if not callable(fn):
         raise TypeError(
-            f"fn must be a function, a jitted one or a compiled program; got {fn!r}."
+            "wire_report: fn must be a function, a jitted one or a compiled program; "
+            f"got {shown(fn)}."
         )
     lower = fn.lower if hasattr(fn, "lower") else jax.jit(fn).lower
     return str(lower(*args, **kwargs).compile().as_text())
@@ -175,7 +187,8 @@ def _count(parameters: Any) -> int | None:
     leaves = jax.tree.leaves(parameters)
     if any(not hasattr(x, "shape") for x in leaves):
         raise TypeError(
-            f"parameters must be an int or a pytree of arrays; got {parameters!r}."
+            "wire_report: parameters must be an int or a pytree of arrays; got "
+            f"{shown(parameters)}."
         )
     return sum(math.prod(x.shape) for x in leaves)
 

@@ -13,6 +13,7 @@ from jax import lax
 from ef_optax._checks import (
     check_interval,
     check_same_structure,
+    check_state,
     check_transformation,
     concrete,
     float_arrays,
@@ -124,6 +125,7 @@ def accumulate(
         updates: Any, state: AccumulateState, params: Any = None, **extra: Any
     ):
         workers.check_bound()
+        check_state("accumulate", state, AccumulateState)
         updates = float_arrays("accumulate", updates)
         check_same_structure("accumulate", updates, state.acc_grads)
         workers.refuse_summed("accumulate", updates, allow_unvarying)

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from ef_optax._checks import check_state, check_transformation, shown
 from ef_optax._numerics import flag_of, nan_unless
 from ef_optax.workers._workers import AxisName, Workers
 
@@ -52,7 +54,9 @@ def exempt(
       error feedback stays.
 
     Raises:
-      ValueError: at trace time, if gradients are already summed over the axis.
+      TypeError: if `tx` is no transformation; at init, if the mask is not of booleans.
+      ValueError: at init, if the mask has not the structure of the parameters; at
+        trace time, if gradients are already summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -67,9 +71,12 @@ def exempt(
       [1. 3.]
     """
     workers = Workers(axis_name)
+    check_transformation("exempt", tx)
 
     def mask_of(tree: Any) -> Any:
-        return mask(tree) if callable(mask) else mask
+        found = mask(tree) if callable(mask) else mask
+        _check_mask(found, tree)
+        return found
 
     def others(tree: Any) -> Any:
         return jax.tree.map(lambda m: not m, mask_of(tree))
@@ -81,6 +88,8 @@ def exempt(
 
     def update_fn(updates: Any, state: ExemptState, params: Any = None, **extra: Any):
         workers.check_bound()
+        check_state("exempt", state, ExemptState)
+        workers.check_crossing("exempt", updates)
         workers.refuse_summed("exempt", updates, allow_unvarying)
         # Each part tells the other of a non-finite value by its own flag: the inner
         # transformation sees NaN, the average counts workers whose tree is not finite.
@@ -101,3 +110,22 @@ def exempt(
         return merged, ExemptState(inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_mask(mask: Any, tree: Any) -> None:
+    """Refuses a mask that is no pytree of booleans over the tree."""
+    bad = [m for m in jax.tree.leaves(mask) if not isinstance(m, bool | np.bool_)]
+    if bad:
+        raise TypeError(
+            "exempt: mask must be a pytree of booleans with the structure of the "
+            "parameters, or a function from parameters to one; got "
+            f"{shown(bad[0])} in it. True exempts a leaf."
+        )
+    try:
+        jax.tree.map(lambda m, sub: None, mask, tree)
+    except ValueError as error:
+        raise ValueError(
+            "exempt: mask must have the structure of the parameters, "
+            f"{shown(jax.tree.structure(tree))}; got {shown(jax.tree.structure(mask))}."
+            " True exempts a leaf."
+        ) from error

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ef_optax._checks import describe_leaves, named_leaves
+from ef_optax._checks import describe_leaves, named_leaves, shown
 from ef_optax._numerics import varying_axes
 from ef_optax.workers._local import per_worker_leaves
 from ef_optax.workers._specs import Names, names_in, state_specs
@@ -30,7 +30,7 @@ class Layout:
         if not isinstance(self.mesh, Mesh | AbstractMesh):
             raise TypeError(
                 f"over_workers needs a jax.sharding.Mesh, such as worker_mesh(); got "
-                f"{self.mesh!r}."
+                f"{shown(self.mesh)}."
             )
         Workers(self.axis_name)  # refuses what is no name
         here = self.mesh.axis_names
@@ -91,8 +91,9 @@ class Layout:
         wanted: Any = jax.tree.structure(self.param_specs)
         if given != wanted:
             raise ValueError(
-                f"over_workers: {what} must have the structure of param_specs; got "
-                f"{given} and {wanted}."
+                f"over_workers: {what} must have the structure of param_specs, "
+                f"{shown(wanted)}; got {shown(given)}. Give a PartitionSpec for every "
+                "parameter, P() for one that is not split."
             )
         return self.param_specs
 
@@ -127,6 +128,17 @@ class Layout:
                 "mesh of devices, such as worker_mesh()."
             )
 
+    def check_outside(self) -> None:
+        """Refuses to map over the workers where something does already."""
+        found = jax.sharding.get_abstract_mesh().manual_axes
+        if found or Workers(self.axis_name).is_bound:
+            names = found or self.workers
+            raise ValueError(
+                "over_workers maps over the workers itself, under plain jax.jit, and "
+                f"{_names(names)} is bound here already. Inside jax.shard_map, "
+                "jax.pmap or jax.vmap use the transformation that was given to it."
+            )
+
     def check_gradients(self, grads: Any, params: Any) -> None:
         """Refuses gradients without the leading axis of the workers."""
         bad = [
@@ -146,8 +158,8 @@ class Layout:
             raise ValueError(
                 "over_workers needs the gradients of all workers, with a leading axis "
                 f"of {self.count} (mesh axis {_names(self.workers)}), as "
-                "jax.vmap(jax.grad(loss), in_axes=(None, 0)) gives them; got "
-                f"{describe_leaves(bad)}."
+                "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches) gives "
+                f"them of batches with such an axis; got {describe_leaves(bad)}."
             )
 
     def check_state(self, state: Any) -> None:
@@ -180,7 +192,8 @@ class Layout:
                 f"over_workers: the updates still differ between the workers: {where}. "
                 f"Pass axis_name={self.axis_name!r} to the exchange, as in "
                 f"ef_optax.majority_vote({self.axis_name!r}) or "
-                f"error_feedback(scaled_sign(), axis_name={self.axis_name!r})."
+                f"error_feedback(scaled_sign(), axis_name={self.axis_name!r}), and to "
+                "ef_optax.exempt, which is to be used instead of optax.masked."
             )
         raise ValueError(
             f"over_workers: these parameters are not split over {_names(axes)}, but "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
 
+from ef_optax._checks import (
+    check_like_params,
+    check_state,
+    check_transformation,
+)
 from ef_optax._numerics import guard
 from ef_optax.workers._workers import AxisName, Workers
 
@@ -60,7 +65,7 @@ def local_value_and_grad(
 
     def value_and_grad(*args: Any, **kwds: Any) -> Any:
         workers.check_bound()
-        wanted = {p % len(args) for p in positions}
+        wanted = {p % len(args) for p in positions} if args else set()
         args = tuple(workers.varying(a) if i in wanted else a
                      for i, a in enumerate(args))
         return inner(*args, **kwds)
@@ -88,10 +93,16 @@ def per_worker(
         named = {*fields, *goes_on, *([padding] if padding else [])}
         unknown = named - set(cls._fields)
         if unknown:
-            raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}.")
+            raise ValueError(
+                f"per_worker: {cls.__name__} has no fields {sorted(unknown)}; it has "
+                f"{', '.join(cls._fields)}."
+            )
         cls.per_worker = fields
         cls.padding_field = padding
         cls.goes_on = goes_on
+        # One field alone, or fields of the user's, may well be names of parameters.
+        if cls.__module__.startswith("ef_optax.") and len(cls._fields) > 1:
+            _FIELDS[frozenset(cls._fields)] = cls.__name__
         return cls
 
     return declare
@@ -100,6 +111,29 @@ def per_worker(
 def declares(node: Any) -> bool:
     """Returns whether a node of a state declares what belongs to one worker."""
     return hasattr(type(node), "per_worker")
+
+
+def refuse_plain(name: str, state: Any) -> None:
+    """Refuses a state whose types are lost, and with them what they declare.
+
+    Checkpoints that are restored without a tree to restore into give dicts.
+    """
+
+    def lost(node: Any) -> str | None:
+        return _FIELDS.get(frozenset(node)) if isinstance(node, Mapping) else None
+
+    for node in jax.tree.leaves(state, is_leaf=lambda node: lost(node) is not None):
+        if (found := lost(node)) is not None:
+            raise TypeError(
+                f"{name}: a dict has the fields of {found}, whose type says which of "
+                f"them belong to one worker; got the keys {', '.join(map(str, node))}. "
+                "Restore the checkpoint into the tree of jax.eval_shape(tx.init, "
+                "params), such as over_workers makes it."
+            )
+
+
+# By their fields the states of this package that must not be taken for plain dicts.
+_FIELDS: dict[frozenset[str], str] = {}
 
 
 def leaf_kinds(state: Any) -> Any:
@@ -173,6 +207,7 @@ def local(
       ... )
     """
     workers = Workers(axis_name)
+    check_transformation("local", tx)
     tx = _guarded(tx, workers)
     if workers.is_one:
         return tx
@@ -182,6 +217,7 @@ def local(
 
     def update_fn(updates: Any, state: LocalState, params: Any = None, **extra: Any):
         workers.check_bound()
+        check_state("local", state, LocalState)
         workers.refuse_summed("local", updates, allow_unvarying)
         updates, inner = tx.update(
             workers.varying(updates), state.inner, params, **extra
@@ -201,6 +237,7 @@ def _guarded(
         def step(u: Any, s: Any) -> Any:
             return tx.update(u, s, params, **extra)
 
+        check_like_params("local", updates, params)
         return guard(step, workers.all_finite(updates), updates, state)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)

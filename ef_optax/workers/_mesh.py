@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from ef_optax._checks import shown
+
 
 def worker_mesh(
     count: int | tuple[int, ...] | None = None,
@@ -53,13 +55,15 @@ def worker_mesh(
     for device in jax.devices() if devices is None else devices:
         groups.setdefault(device.process_index, []).append(device)
     shape = _shape(count, names, groups)
+    wanted = math.prod(shape) / len(groups)
     each, rest = divmod(math.prod(shape), len(groups))
     least = min(len(group) for group in groups.values())
     if rest or each > least:
         raise ValueError(
             f"{math.prod(shape)} workers need as many devices, the same number in "
-            f"every process; there are {_describe(groups)}. Ask for fewer workers, or "
-            "for several on a CPU set jax_num_cpu_devices before JAX starts."
+            f"every process; there are {_describe(groups)}. Ask for fewer, or make "
+            "more on a CPU before JAX runs anything: "
+            f"jax.config.update('jax_num_cpu_devices', {math.ceil(wanted)})."
         )
     chosen = [d for index in sorted(groups) for d in groups[index][:each]]
     return Mesh(np.array(chosen).reshape(shape), names, (axis_type,) * len(names))
@@ -73,14 +77,18 @@ def _shape(
         sizes = {len(group) for group in groups.values()}
         if len(sizes) > 1 or len(names) > 2:
             raise ValueError(
-                f"Give the number of workers on each axis of {names}: there are "
-                f"{_describe(groups)}."
+                f"count must say how many workers there are on each axis of {names}; "
+                f"got None, and there are {_describe(groups)}."
             )
         shape = (len(groups), sizes.pop())
         return shape if len(names) == 2 else (math.prod(shape),)
     shape = count if isinstance(count, tuple) else (count,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
-        raise ValueError(f"count must be of positive ints; got {count!r}.")
+        raise ValueError(
+            "count must be a positive int, or a tuple of them for several axes; got "
+            f"{shown(count)}."
+            + (" The name of the axis is axis_name." if isinstance(count, str) else "")
+        )
     if len(shape) != len(names):
         raise ValueError(
             f"count must say the length of each axis of {names}; got {count!r}."

@@ -73,8 +73,8 @@ def over_workers(
       TypeError: if `mesh` is no mesh, `tx` no transformation.
       ValueError: if the mesh has not the axis or has others than the specs name, or if
         it is abstract and given arrays; at trace time, if gradients have not the
-        leading axis, the state was made for another number of workers, or `tx` returns
-        what still differs between them.
+        leading axis, the state was made for another number of workers, `tx` returns
+        what still differs between them, or workers are mapped over already.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -96,6 +96,7 @@ def over_workers(
         )
 
     def init_fn(params: Any) -> Any:
+        layout.check_outside()
         layout.check_devices(params)
         return init(params)
 
@@ -152,6 +153,7 @@ def over_workers(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
+        layout.check_outside()
         arrays, rest = _split(extra)
         run = update_arrays
         if jax.tree.leaves(rest):

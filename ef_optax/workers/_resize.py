@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from ef_optax._checks import check_static_int, describe_leaves
-from ef_optax.workers._local import declares, per_worker_leaves
+from ef_optax._checks import check_static_int, describe_leaves, shown
+from ef_optax.workers._local import declares, per_worker_leaves, refuse_plain
 from ef_optax.workers._specs import names_in, of_param
 
 # Words of a raw key -> the implementation that has so many.
@@ -73,7 +73,8 @@ def resize_workers(
       - NumPy arrays stay NumPy arrays; JAX arrays are on the default device.
 
     Raises:
-      TypeError: if a leaf is traced, abstract, or cannot be read by this process.
+      TypeError: if a leaf is traced, abstract, or cannot be read by this process, or
+        if a dict stands where one of this package's states was.
       ValueError: if `count` is below 1, if the worker axes of the leaves disagree, or
         if parameters are split and nothing says how.
 
@@ -88,9 +89,12 @@ def resize_workers(
        [1.5 2. ]]
     """
     count = check_static_int("count", count, 1)
+    refuse_plain("resize_workers", state)
     if (mesh is None) != (param_specs is None):
         raise ValueError(
-            "param_specs name axes of a mesh, so give mesh and param_specs, or neither."
+            "resize_workers: param_specs name axes of a mesh, so give mesh and "
+            f"param_specs, or neither; got mesh={shown(mesh)} and "
+            f"param_specs={shown(param_specs)}."
         )
     specs = dict(jax.tree_util.tree_leaves_with_path(param_specs))
 
@@ -120,27 +124,29 @@ def _size(state: Any) -> int | None:
         if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
             raise TypeError(
                 "resize_workers makes arrays of other shapes from the values of these, "
-                f"so it needs arrays and not {x!r}: call it outside jit."
+                f"so it needs arrays; got {shown(x)}: call it outside jit, on a state "
+                "and not on its shapes."
             )
         if belongs:
             name = jax.tree_util.keystr(path)
             if not np.shape(x):
                 raise ValueError(
-                    f"{name} belongs to one worker, but has no worker axis: shape (). "
-                    + _LAYOUT
+                    f"resize_workers: {name} belongs to one worker, but has no worker "
+                    "axis: shape (). " + _LAYOUT
                 )
             sizes.setdefault(np.shape(x)[0], []).append(name)
     if len(sizes) > 1:
         told = "; ".join(f"{n}: {describe_leaves(p)}" for n, p in sizes.items())
         raise ValueError(
-            f"The leaves do not agree about the number of workers: {told}. " + _LAYOUT
+            "resize_workers: the leaves do not agree about the number of workers: "
+            f"{told}. " + _LAYOUT
         )
     return next(iter(sizes), None)
 
 
 _LAYOUT = (
-    "resize_workers takes state as ef_optax.over_workers lays it out: what belongs to "
-    "one worker has a leading worker axis, and nothing else has."
+    "It takes state as ef_optax.over_workers lays it out: what belongs to one worker "
+    "has a leading worker axis (axis_name=None gives none), and nothing else has."
 )
 
 
@@ -205,8 +211,8 @@ def _cut_anew(
     old = _host(padding)
     if old.shape != (len(flat),):
         raise ValueError(
-            f"padding has the shape {old.shape} for {len(flat)} leaves of shards. "
-            + _LAYOUT
+            f"resize_workers: padding has the shape {old.shape} for {len(flat)} leaves "
+            "of shards. " + _LAYOUT
         )
     new, cut = old.copy(), []
     for i, (path, x) in enumerate(flat):
@@ -214,15 +220,17 @@ def _cut_anew(
         of_model = parts(path, x)
         if _is_split(x) and of_model == 1:
             raise ValueError(
-                f"{name}: these shards are split over a mesh axis of the model too. "
-                "Say how: resize_workers(state, count, mesh=..., param_specs=...)."
+                f"resize_workers: the shards {name} are split over a mesh axis of the "
+                "model too. Say how: resize_workers(state, count, mesh=..., "
+                "param_specs=...)."
             )
         rows = x.shape[-1] // of_model
         numbers = size * rows - int(old[i])
         if x.shape != (size, of_model * rows) or not 0 <= numbers <= size * rows:
             raise ValueError(
-                f"{name}: shards of shape {x.shape} in {of_model} parts with a padding "
-                f"of {old[i]} are not those of {size} workers. {_LAYOUT}"
+                f"resize_workers: the shards {name} of shape {x.shape} in {of_model} "
+                f"parts with a padding of {old[i]} are not those of {size} workers. "
+                f"{_LAYOUT}"
             )
         pieces = _cut(_host(x).reshape(size, of_model, rows), numbers, count)
         new[i] = count * pieces.shape[-1] - numbers
@@ -253,8 +261,8 @@ def _host(x: Any) -> np.ndarray:
         x.is_fully_addressable or x.is_fully_replicated
     ):
         raise TypeError(
-            f"this process cannot read the whole of an array of shape {x.shape}, which "
-            "is spread over several. Gather it with "
+            "resize_workers: this process cannot read the whole of an array of shape "
+            f"{x.shape}, which is spread over several. Gather it with "
             "jax.experimental.multihost_utils.process_allgather(state, tiled=True), or "
             "read it from a checkpoint as NumPy arrays."
         )

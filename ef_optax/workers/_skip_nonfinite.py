@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_transformation
+from ef_optax._checks import check_state, check_transformation
 from ef_optax._numerics import keep_if, varying_axes, zero_unless
 from ef_optax.workers._local import declares
 from ef_optax.workers._workers import AxisName, Workers
@@ -105,6 +105,7 @@ def skip_nonfinite(
         updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
     ):
         workers.check_bound()
+        check_state("skip_nonfinite", state, SkipNonfiniteState)
         out, inner = tx.update(updates, state.inner, params, **extra)
         finite = workers.all_finite(out)
         _refuse_local(finite, workers)

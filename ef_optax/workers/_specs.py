@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ef_optax._checks import leaf_dtype
-from ef_optax.workers._local import leaf_kinds
+from ef_optax.workers._local import leaf_kinds, refuse_plain
 
 Names = tuple[str, ...]
 
@@ -38,6 +38,9 @@ def state_specs(
       :func:`jax.device_put`, ``in_shardings``, ``in_specs``, or to restore a
       checkpoint.
 
+    Raises:
+      TypeError: if a dict stands where one of this package's states was.
+
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
       >>> from jax.sharding import NamedSharding
@@ -50,6 +53,7 @@ def state_specs(
       {'w': P('workers',)} P()
       >>> shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     """
+    refuse_plain("state_specs", state)
     table = {} if param_specs is None else dict(
         jax.tree_util.tree_leaves_with_path(param_specs)
     )

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax._checks import describe_leaves, named_leaves
+from ef_optax._checks import describe_leaves, named_leaves, shown, warn
 from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, widen
 
 AxisName = None | str | tuple[str, ...]
+
+# Whether what is traced is held by an error feedback that knows of no exchange.
+_HELD: ContextVar[bool] = ContextVar("held", default=False)
+
+
+@contextlib.contextmanager
+def held_by_feedback() -> Iterator[None]:
+    """Lets `check_crossing` know that an error is kept of what is traced meanwhile."""
+    token = _HELD.set(True)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 class Workers:
@@ -32,7 +47,7 @@ class Workers:
         if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
             raise TypeError(
                 "axis_name must be None, a string or a tuple of strings; got "
-                f"{axis_name!r}."
+                f"{shown(axis_name)}."
             )
         self.axis_name = axis_name
         self._axes: tuple[str, ...] = names
@@ -55,11 +70,43 @@ class Workers:
     def check_bound(self) -> None:
         """Refuses to go on where the axis is not bound."""
         if not self.is_bound:
+            # Of shard_map and pmap; nothing public tells those of vmap.
+            axes = jax.sharding.get_abstract_mesh().manual_axes
+            found = [name for name in axes if not name.startswith("_")]
+            others = f"; {', '.join(map(repr, found))} is" if found else ""
             raise NameError(
-                f"axis_name={self.axis_name!r} is not bound here. Call update (and "
-                "init, where it asks for the number of workers) inside jax.shard_map, "
-                "jax.pmap(..., axis_name=...) or jax.vmap(..., axis_name=...) over "
-                "that axis, or pass axis_name=None for one worker."
+                f"axis_name={self.axis_name!r} is not bound here{others}. Call update "
+                "(and init, where it asks for the number of workers) inside "
+                "jax.shard_map, jax.pmap(..., axis_name=...) or jax.vmap(..., "
+                "axis_name=...) over that axis. Under plain jax.jit use "
+                "ef_optax.over_workers, or pass axis_name=None for one worker."
+            )
+
+    def check_crossing(self, name: str, tree: Any) -> None:
+        """Refuses an exchange where an error is kept of it; warns where there is none.
+
+        Args:
+          name: of the transformation that exchanges, or with one worker does not.
+          tree: this worker's gradients.
+        """
+        if not self.is_one:
+            if _HELD.get():
+                raise TypeError(
+                    f"error_feedback cannot hold an exchange, and {name} in it "
+                    f"exchanges over axis {self.axis_name!r}: what this worker sent "
+                    "is not known then, so nothing could be kept. Give error_feedback "
+                    f"the compressor and axis_name={self.axis_name!r}, and chain other "
+                    "transformations before it."
+                )
+            return
+        axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(tree)))
+        if axes:
+            name_or_names = next(iter(axes)) if len(axes) == 1 else tuple(sorted(axes))
+            warn(
+                f"{name}: the gradients differ along the mesh axis {name_or_names!r}, "
+                "and axis_name is None: nothing crosses, and each worker makes an "
+                f"update of its own. Pass axis_name={name_or_names!r}, unless you "
+                "average the updates yourself."
             )
 
     @property
@@ -184,7 +231,8 @@ class Workers:
         remedy = (
             f"Differentiate with ef_optax.local_value_and_grad(loss, "
             f"{self.axis_name!r}), or cast the parameters with jax.lax.pcast(params, "
-            f"{self.axis_name!r}, to='varying') before jax.grad."
+            f"{self.axis_name!r}, to='varying') before jax.grad; do not average the "
+            "gradients, and put ef_optax.accumulate in the place of optax.MultiSteps."
         )
         if len(summed) == len(leaves):
             raise ValueError(

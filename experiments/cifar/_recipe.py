@@ -76,7 +76,8 @@ class Recipe(Task):
             there = len(getattr(images, f"y_{part}"))
             if count > there:
                 raise StudyError(
-                    f"{part}_images is {count}, and {self.dataset} has {there}."
+                    f"{part}_images must be at most {there}, all that {self.dataset} "
+                    f"has; got {count}."
                 )
         return dataclasses.replace(
             images,
@@ -144,5 +145,8 @@ def check_algorithms(names: tuple[str, ...], rates: Mapping[str, float]) -> None
     check_some("learning_rates", [*rates, *names], ALGORITHMS)
     lacking = [name for name in names if name not in rates]
     if lacking:
-        raise ValueError(f"learning_rates lacks {', '.join(lacking)}.")
+        raise ValueError(
+            f"learning_rates lacks {', '.join(lacking)}: give name=rate for every "
+            f"algorithm, {', '.join(names)}."
+        )
 

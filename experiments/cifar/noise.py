@@ -89,7 +89,10 @@ class Config(Setup):
         check_algorithms(self.algorithms, self.learning_rates)
         lacking = [n for n in self.algorithms if n not in self.weight_decays]
         if lacking:
-            raise ValueError(f"weight_decays lacks {', '.join(lacking)}.")
+            raise ValueError(
+                f"weight_decays lacks {', '.join(lacking)}: give name=decay for every "
+                f"algorithm, {', '.join(self.algorithms)}."
+            )
         check_seeds(self.seeds)
         check_positive(self, "batch_size", "measure_every", "samples", "same_order")
         check_least(self, 3, "parameters")

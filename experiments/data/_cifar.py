@@ -122,7 +122,9 @@ def _find(cifar: Cifar, directory: pathlib.Path) -> tuple[pathlib.Path, str]:
             if len(missing) < len(names):
                 lacking.append((len(missing), f"{place} lacks {', '.join(missing)}"))
     found = min(lacking)[1] if lacking else f"{directory} has no such files"
-    raise StudyError(f"{found}. {_expected(cifar)}")
+    raise StudyError(
+        f"{found}. {_expected(cifar)} They are fetched where no directory is given."
+    )
 
 
 def _read_binary(path: pathlib.Path, cifar: Cifar, count: int) -> Part:

@@ -41,7 +41,10 @@ def load_mnist(data_dir: str | None) -> Dataset:
     paths = {part: _find(directory, name) for part, name in MNIST.items()}
     missing = [MNIST[part] for part, path in paths.items() if path is None]
     if missing:
-        raise StudyError(f"{directory} lacks {', '.join(missing)}. {EXPECTED}")
+        raise StudyError(
+            f"{directory} lacks {', '.join(missing)}. {EXPECTED} They are fetched "
+            "where no directory is given."
+        )
     arrays = {}
     for part, path in paths.items():
         assert path is not None
@@ -51,7 +54,7 @@ def load_mnist(data_dir: str | None) -> Dataset:
         if len(x) != len(y) or len(x) == 0 or y.max() > 9:
             raise StudyError(
                 f"{directory}: {len(x)} images and {len(y)} labels in the {part} part "
-                "do not make digits."
+                f"do not make digits from 0 to 9. {EXPECTED}"
             )
         arrays[f"x_{part}"] = x.reshape(len(x), -1).astype(np.float32)
         arrays[f"y_{part}"] = y.astype(np.int32)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from experiments._checks import check_least, check_not_negative, check_positive
 from experiments._claims import Claim
-from experiments.toys._descent import step_sizes
+from experiments.toys._descent import DECREASING, RANDOM, step_sizes
 
 STUCK = (
     "for every epsilon and schedule, in every repeat, x1 + x2 stays 2 within "
@@ -187,6 +187,9 @@ class Config:
         check_positive(self, "tolerance", "drift_tolerance", "converged")
         check_not_negative(self, "seed")
         if not self.schedules:
-            raise ValueError("schedules must not be empty.")
+            raise ValueError(
+                "schedules must not be empty; a schedule is a positive number, "
+                f"{', '.join(DECREASING)} or {RANDOM}."
+            )
         for schedule in self.schedules:
             step_sizes(schedule, 1, self.seed)
