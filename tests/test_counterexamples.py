@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 import ef_optax as ef
 

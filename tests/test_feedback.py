@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 
 import ef_optax as ef
 from ef_optax import Compressor, Template

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from contract_tools import quick_compilation  # noqa: F401
 from jax.sharding import PartitionSpec as P
 
 import ef_optax as eo
