@@ -126,7 +126,6 @@ def refused(tx, message, axis=AXIS, **extra):
                        at(0, gradients(1)))
 
 
-@pytest.mark.filterwarnings("ignore:.*nothing crosses")
 @pytest.mark.filterwarnings("ignore:.*axis_name is None")  # which warns before that
 def test_an_exchange_without_the_axis_is_refused():
     for tx in (eo.ef_sign_sgd(0.1), eo.majority_vote(None), optax.sgd(0.1, 0.9)):
