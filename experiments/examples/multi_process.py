@@ -21,7 +21,7 @@ accuracy and a checksum of the whole state of all workers. Alone, on 2 cores, it
 about 6 seconds:
 
     each of 2 workers sends 1,240 bytes
-    2 workers in 1 processes, 300 steps: test accuracy 95.3%, checksum ...
+    workers: 2, processes: 1, steps: 300, test accuracy: 95.3%, checksum: ...
 """
 
 import argparse
@@ -261,9 +261,9 @@ def main(argv=None):
         "bytes_sent": wire.bytes_sent, "checksum": checksum(state),
     }
     say(str(wire))
-    say(f"{results['workers']} workers in {results['processes']} processes, "
-        f"{results['steps']} steps: test accuracy {results['test_accuracy']:.1%}, "
-        f"checksum {results['checksum']}")
+    say(f"workers: {results['workers']}, processes: {results['processes']}, "
+        f"steps: {results['steps']}, test accuracy: {results['test_accuracy']:.1%}, "
+        f"checksum: {results['checksum']}")
     return results
 
 

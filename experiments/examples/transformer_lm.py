@@ -17,11 +17,11 @@ each worker's own, which `ef_optax.local` declares.
 
 With ``--adam after``, gradients are compressed and all workers run the same Adam on
 what arrives. It is how programs do it that average gradients, but with error feedback
-it learns worse: Adam's second moments become those of the messages, in which all
-coordinates of a matrix have one size, and which hold the error besides the gradient.
-And the error is in units of gradients, so that what the parameters lack is no longer
-what is kept. (`error_feedback(learning_rate=...)` does not mend that: it is for chains
-in which the rate is all that follows. With Adam in between, leave it out.)
+it learns worse: Adam's second moments become those of the messages, in which a worker
+gives all coordinates of a matrix one size, and which hold the error too. And the error
+is in units of gradients, so that what the parameters lack is no longer what is kept.
+(`error_feedback(learning_rate=...)` does not mend that: it is for chains in which the
+rate is all that follows. With Adam in between, leave it out.)
 
 It ends with the bytes that each worker sends, the loss, the accuracy of the next
 character, and a little text. On 2 cores it takes about a minute, and says
@@ -131,7 +131,8 @@ def make_optimizer(order, schedule, mesh):
     else:
         parts = [send, adam, rate]
     tx = optax.chain(
-        # Of each worker's own gradient: the mean of all is nowhere known.
+        # Of each worker's own gradient, before anything keeps it: one bad batch cannot
+        # fill moments or errors with what it takes many steps to get rid of.
         optax.clip_by_global_norm(1.0),
         *parts,
         # Decoupled, and after the exchange: all workers have the same parameters, so
@@ -140,7 +141,7 @@ def make_optimizer(order, schedule, mesh):
             lambda count: -WEIGHT_DECAY * schedule(count),
             mask=lambda p: jax.tree.map(lambda exempt: not exempt, is_exempt(p))),
     )
-    # A NaN on one worker makes the update NaN on all, and Adam would never forget it.
+    # A NaN on one worker makes the update NaN on all: a step that none of them takes.
     tx = ef_optax.skip_nonfinite(tx)
     # Around all that crosses: in the steps between nothing is sent and no error moves.
     # (optax.MultiSteps would send in every step.) The schedule counts what `tx` does.
@@ -167,8 +168,11 @@ def main(argv=None):
 
     characters = sorted(set(TEXT))
     text = np.array([characters.index(c) for c in TEXT], np.int32)
-    model = Transformer(len(characters))
+    model: Any = Transformer(len(characters))
     params = jax.jit(model.init)(jax.random.key(0), text[:CONTEXT])["params"]
+    # On every device from the start, as they come back from a step; or else the second
+    # step would be compiled anew.
+    params = jax.device_put(params, NamedSharding(mesh, P()))
     updates = options.steps // EVERY
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, LEARNING_RATE[options.adam], updates // 10, updates)
