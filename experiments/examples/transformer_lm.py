@@ -24,7 +24,7 @@ is in units of gradients, so that what the parameters lack is no longer what is 
 rate is all that follows. With Adam in between, leave it out.)
 
 It ends with the bytes that each worker sends, the loss, the accuracy of the next
-character, and a little text. On 2 cores it takes about a minute, and says
+character, and a little text. On 2 cores it takes about half a minute, and says
 
     4 workers: loss 4.151 -> 0.431, accuracy 87.9%
     4 workers: loss 4.151 -> 1.802, accuracy 45.2%      with --adam after
