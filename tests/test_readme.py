@@ -17,7 +17,7 @@ from experiments._registry import STUDIES
 README = pathlib.Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
 SNIPPETS = dict(zip(
-    ("chain", "pmap", "shard_map", "jit", "ddp", "compressor"),
+    ("chain", "pmap", "shard_map", "jit", "checkpoint", "ddp", "compressor"),
     re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL), strict=True,
 ))
 TRUTH = jnp.array([1.0, -2.0, 3.0])
@@ -29,10 +29,10 @@ def run(name):
     return names
 
 
-def batches(seed, *lead):
+def batches(seed, *lead, truth=TRUTH):
     rng = np.random.default_rng(seed)
-    x = jnp.array(rng.standard_normal((*lead, 16, 3)), jnp.float32)
-    return {"x": x, "y": x @ TRUTH}
+    x = jnp.array(rng.standard_normal((*lead, 16, truth.size)), jnp.float32)
+    return {"x": x, "y": x @ truth}
 
 
 def test_in_an_optax_chain():
@@ -71,8 +71,32 @@ def test_under_plain_jit():
     np.testing.assert_allclose(params, TRUTH, atol=0.05)
 
 
-def test_as_a_ddp_hook():
-    tx = run("ddp")["tx"]
+def test_a_checkpoint_and_another_number_of_workers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run("jit")
+    # More than a coordinate for each worker: of one alone nothing is lost.
+    params, workers = jnp.zeros(40), names["mesh"].size
+    batch = batches(0, workers, truth=jnp.arange(40.0))
+    _, state = names["step"](params, names["tx"].init(params), batch)
+    names |= {"np": np, "params": params, "state": state, "batches": batch, "count": 2}
+    before = error_of(names["state"])
+    exec(SNIPPETS["checkpoint"], names)
+    assert f"each of {workers} workers sends" in capsys.readouterr().out
+    after = error_of(names["state"])
+    assert after.shape == (2, 40) and np.any(after)
+    np.testing.assert_allclose(after.mean(axis=0), before.mean(axis=0), atol=1e-5)
+
+
+def error_of(state):
+    feedback = [x for x in jax.tree.leaves(
+        state, is_leaf=lambda x: isinstance(x, ef_optax.ErrorFeedbackState))
+        if isinstance(x, ef_optax.ErrorFeedbackState)]
+    return np.asarray(feedback[0].error)
+
+
+@pytest.mark.parametrize("name", ["tx", "power_sgd", "recommended"])
+def test_as_a_ddp_hook(name):
+    tx = run("ddp")[name]
     grads = jnp.arange(16.0).reshape(8, 2) + 1
     updates = jax.vmap(
         lambda g: tx.update(g, tx.init(jnp.ones(2)), jnp.ones(2))[0],

@@ -342,3 +342,11 @@ def test_traced_states_and_half_a_mesh_are_refused():
         jax.jit(functools.partial(eo.resize_workers, count=3))(state)
     with pytest.raises(ValueError, match="give mesh and param_specs, or neither"):
         eo.resize_workers(state, 3, param_specs=P("model"))
+
+
+def test_a_state_of_pmap_is_refused():
+    tx = eo.ef_sign_sgd(0.1, axis_name="workers")
+    params = {"w": jnp.ones((4, 3))}
+    state = jax.vmap(tx.init, axis_name="workers")(params)
+    with pytest.raises(ValueError, match=r"count is the same.*shape \(4,\).*jax.pmap"):
+        eo.resize_workers(state, 2)

@@ -37,9 +37,10 @@ def all_reduce() -> Exchange:
 
     def check(compressor: Compressor) -> None:
         if not compressor.additive:
+            two_way = "exchange=two_way() or " if compressor.splittable else ""
             raise ValueError(
                 f"all_reduce() sums messages, and those of {compressor!r} do not add "
-                "(or are too narrow to hold a sum). Use exchange=gather()."
+                f"(or are too narrow to hold a sum). Use {two_way}exchange=gather()."
             )
 
     def apply(

@@ -135,6 +135,12 @@ def _size(state: Any) -> int | None:
                     "axis: shape (). " + _LAYOUT
                 )
             sizes.setdefault(np.shape(x)[0], []).append(name)
+        elif getattr(path[-1], "name", "") == "count" and np.shape(x):
+            raise ValueError(
+                f"resize_workers: {jax.tree_util.keystr(path)} is the same on all "
+                f"workers, but has the shape {np.shape(x)}, as in a state that was "
+                "made inside jax.pmap. " + _LAYOUT
+            )
     if len(sizes) > 1:
         told = "; ".join(f"{n}: {describe_leaves(p)}" for n, p in sizes.items())
         raise ValueError(
