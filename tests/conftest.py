@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"
 ]).strip()
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes many objects that stay; to look through them often takes a tenth of all.
