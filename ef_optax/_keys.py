@@ -45,6 +45,15 @@ def as_key(name: str, key: Any) -> jax.Array:
     )
 
 
+def check_key_given(what: str, key: Any) -> None:
+    """Refuses to draw random numbers without a key."""
+    if key is None:
+        raise ValueError(
+            f"{what} needs a key, the same on all workers; got key=None. Pass an int "
+            "or a JAX key."
+        )
+
+
 def _raw_shape() -> tuple[int, ...]:
     """Returns the shape of a raw key of the implementation that JAX uses now."""
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -13,10 +13,7 @@ def check_least(config: Any, least: float, *names: str) -> None:
     Raises:
       ValueError: if one is.
     """
-    for name in names:
-        value = getattr(config, name)
-        if not numbers_of(value) or min(numbers_of(value)) < least:
-            raise ValueError(f"{name} must be at least {least}; got {value}.")
+    _check_each(config, names, lambda n: not n < least, f"be at least {least}")
 
 
 def check_not_negative(config: Any, *names: str) -> None:
@@ -25,10 +22,7 @@ def check_not_negative(config: Any, *names: str) -> None:
     Raises:
       ValueError: if one is.
     """
-    for name in names:
-        value = getattr(config, name)
-        if not numbers_of(value) or min(numbers_of(value)) < 0:
-            raise ValueError(f"{name} must not be negative; got {value}.")
+    _check_each(config, names, lambda n: not n < 0, "not be negative")
 
 
 def check_positive(config: Any, *names: str, below: float = math.nan) -> None:
@@ -43,11 +37,17 @@ def check_positive(config: Any, *names: str, below: float = math.nan) -> None:
     Raises:
       ValueError: if one is not.
     """
+    _check_each(config, names, lambda n: n > 0 and not n >= below, "be positive")
+
+
+def _check_each(
+    config: Any, names: Iterable[str], allowed: Callable[[Any], bool], must: str
+) -> None:
     for name in names:
         value = getattr(config, name)
         numbers = numbers_of(value)
-        if not numbers or not all(n > 0 and not n >= below for n in numbers):
-            raise ValueError(f"{name} must be positive; got {value}.")
+        if not numbers or not all(map(allowed, numbers)):
+            raise ValueError(f"{name} must {must}; got {value}.")
 
 
 def check_increasing(config: Any, least: int, *names: str) -> None:
@@ -76,6 +76,21 @@ def check_some(name: str, given: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(
             f"{name} must be some of {', '.join(known)}; got "
             f"{', '.join(unknown) or 'none'}."
+        )
+
+
+def check_given(name: str, given: Iterable[str], needed: Iterable[str]) -> None:
+    """Refuses a field of named values that lacks some of those needed.
+
+    Raises:
+      ValueError: if it does.
+    """
+    given, needed = set(given), list(needed)
+    lacking = [each for each in needed if each not in given]
+    if lacking:
+        raise ValueError(
+            f"{name} lacks {', '.join(lacking)}: give name=value for every algorithm, "
+            f"{', '.join(needed)}."
         )
 
 

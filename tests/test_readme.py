@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_tools import states
 from jax.sharding import PartitionSpec as P
 
 import ef_optax
@@ -88,10 +89,8 @@ def test_a_checkpoint_and_another_number_of_workers(tmp_path, monkeypatch, capsy
 
 
 def error_of(state):
-    feedback = [x for x in jax.tree.leaves(
-        state, is_leaf=lambda x: isinstance(x, ef_optax.ErrorFeedbackState))
-        if isinstance(x, ef_optax.ErrorFeedbackState)]
-    return np.asarray(feedback[0].error)
+    (feedback,) = states(state, ef_optax.ErrorFeedbackState)
+    return np.asarray(feedback.error)
 
 
 @pytest.mark.parametrize("name", ["tx", "power_sgd", "recommended"])
@@ -130,12 +129,12 @@ def test_a_compressor_of_ones_own():
 
 
 def test_tables_name_what_exists():
-    rows = [line for line in TEXT.splitlines() if line.startswith("| `")]
-    assert rows
     there = TEXT.split("\n## ")
     for heading in ("What there is", "The papers, reproduced"):
         part = next(p for p in there if p.startswith(heading))
-        for row in (line for line in part.splitlines() if line.startswith("| `")):
+        rows = [line for line in part.splitlines() if line.startswith("| `")]
+        assert rows
+        for row in rows:
             for name, more in re.findall(r"`(\w+)(\*?)", row.split("|")[1]):
                 studies = [s for s in STUDIES
                            if s == name or (more and s.startswith(name))]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax._checks import check_choice, check_static_int, size_of
-from ef_optax._keys import KeyState, init_keys, leaf_key, next_keys
+from ef_optax._keys import KeyState, check_key_given, init_keys, leaf_key, next_keys
 from ef_optax._numerics import abs_sum, wide
 from ef_optax._packing import pack_bits, unpack_bits
 from ef_optax.compressors._base import Compressor, Template, sizes
@@ -179,11 +179,8 @@ def _signs(
 ) -> Compressor:
     """Returns the compressor of ±scale; a scale is sent per leaf, per tree or never."""
     check_choice("zero", zero, _ZERO)
-    if zero == "random" and key is None:
-        raise ValueError(
-            "zero='random' needs a key, the same on all workers; got key=None. Pass an "
-            "int or a JAX key."
-        )
+    if zero == "random":
+        check_key_given("zero='random'", key)
     if zero != "random" and key is not None:
         raise ValueError(
             f"key is for zero='random' only; got zero={zero!r}. Leave the key out, or "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax._checks import check_interval
-from ef_optax._keys import as_key
+from ef_optax._keys import as_key, check_key_given
 from ef_optax.workers import AxisName, local
 
 Parts = list[optax.GradientTransformation]
@@ -65,11 +65,7 @@ def update_noise(noise: Any, key: Any) -> Parts:
     if noise is None:
         return []
     check_interval("noise", noise, 0.0)
-    if key is None:
-        raise ValueError(
-            "noise needs a key, the same on all workers; got key=None. Pass an int or "
-            "a JAX key."
-        )
+    check_key_given("noise", key)
     as_key("key", key)  # refuse a bad key here, not in init
 
     def add_noise() -> optax.GradientTransformation:

@@ -17,7 +17,14 @@ from ef_optax._checks import (
     concrete,
     float_arrays,
 )
-from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
+from ef_optax._keys import (
+    KeyState,
+    as_key,
+    check_key_given,
+    init_keys,
+    leaf_key,
+    next_keys,
+)
 from ef_optax._numerics import flag_of, keep_if, nan_unless
 from ef_optax.vote._packed import Rule, packed_vote
 from ef_optax.workers import AxisName, Workers
@@ -101,12 +108,8 @@ def majority_vote(
     check_interval("threshold", threshold, 0.0)
     check_interval("quorum", quorum, 0.0)
     random = [n for n, v in (("zero", zero), ("tie", tie)) if v == "random"]
-    if random and key is None:
-        raise ValueError(
-            " and ".join(f"{name}='random'" for name in random)
-            + " needs a key, the same on all workers; got key=None. Pass an int or a "
-            "JAX key."
-        )
+    if random:
+        check_key_given(" and ".join(f"{name}='random'" for name in random), key)
     if key is not None:
         as_key("key", key)
 

@@ -103,7 +103,11 @@ def read_program(hlo: str) -> Traffic:
       ValueError: for a collective whose bytes or number of executions the text does
         not tell.
     """
-    program = parse(hlo)
+    return traffic_of(parse(hlo))
+
+
+def traffic_of(program: Program) -> Traffic:
+    """Returns what :func:`read_program` does, of a program already taken apart."""
     return _read(program, program.entry, 1, False)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ef_optax._checks import shown
-from ef_optax.wire._collectives import Collective, Traffic, read_program
+from ef_optax.wire._collectives import Collective, Traffic, traffic_of
 from ef_optax.wire._hlo import parse
 
 
@@ -141,13 +141,14 @@ def wire_report(
     count = _count(parameters)
     hlo = _compiled_text(fn, args, kwargs)
     try:
-        traffic, devices = read_program(hlo), parse(hlo).devices
+        program = parse(hlo)
+        traffic = traffic_of(program)
     except ValueError as error:
         raise ValueError(
             f"wire_report cannot count what fn sends: {error} Where that is a part of "
             "fn only, report the other parts alone."
         ) from error
-    return report_of(traffic, devices, count)
+    return report_of(traffic, program.devices, count)
 
 
 def report_of(

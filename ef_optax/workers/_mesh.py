@@ -55,7 +55,6 @@ def worker_mesh(
     for device in jax.devices() if devices is None else devices:
         groups.setdefault(device.process_index, []).append(device)
     shape = _shape(count, names, groups)
-    wanted = math.prod(shape) / len(groups)
     each, rest = divmod(math.prod(shape), len(groups))
     least = min(len(group) for group in groups.values())
     if rest or each > least:
@@ -63,7 +62,7 @@ def worker_mesh(
             f"{math.prod(shape)} workers need as many devices, the same number in "
             f"every process; there are {_describe(groups)}. Ask for fewer, or make "
             "more on a CPU before JAX runs anything: "
-            f"jax.config.update('jax_num_cpu_devices', {math.ceil(wanted)})."
+            f"jax.config.update('jax_num_cpu_devices', {each + bool(rest)})."
         )
     chosen = [d for index in sorted(groups) for d in groups[index][:each]]
     return Mesh(np.array(chosen).reshape(shape), names, (axis_type,) * len(names))

@@ -12,7 +12,13 @@ import jax
 
 import ef_optax
 from experiments import data, models
-from experiments._checks import check_least, check_not_negative, check_share, check_some
+from experiments._checks import (
+    check_given,
+    check_least,
+    check_not_negative,
+    check_share,
+    check_some,
+)
 from experiments._registry import StudyError
 from experiments._results import count_text
 from experiments._workers import worker_devices
@@ -143,10 +149,5 @@ def check_algorithms(names: tuple[str, ...], rates: Mapping[str, float]) -> None
     """
     check_some("algorithms", names, ALGORITHMS)
     check_some("learning_rates", [*rates, *names], ALGORITHMS)
-    lacking = [name for name in names if name not in rates]
-    if lacking:
-        raise ValueError(
-            f"learning_rates lacks {', '.join(lacking)}: give name=rate for every "
-            f"algorithm, {', '.join(names)}."
-        )
+    check_given("learning_rates", rates, names)
 

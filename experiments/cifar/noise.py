@@ -13,7 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from experiments._checks import check_least, check_positive, check_seeds
+from experiments._checks import (
+    check_given,
+    check_least,
+    check_positive,
+    check_seeds,
+)
 from experiments._claims import Claim
 from experiments._results import Results, count_text, spread, table
 from experiments.cifar import _noise_claims, _noise_figures
@@ -87,12 +92,7 @@ class Config(Setup):
         """Refuses what cannot run."""
         super().__post_init__()
         check_algorithms(self.algorithms, self.learning_rates)
-        lacking = [n for n in self.algorithms if n not in self.weight_decays]
-        if lacking:
-            raise ValueError(
-                f"weight_decays lacks {', '.join(lacking)}: give name=decay for every "
-                f"algorithm, {', '.join(self.algorithms)}."
-            )
+        check_given("weight_decays", self.weight_decays, self.algorithms)
         check_seeds(self.seeds)
         check_positive(self, "batch_size", "measure_every", "samples", "same_order")
         check_least(self, 3, "parameters")
