@@ -14,7 +14,7 @@ report: $(STAMP)
 	$(BIN)/python -m experiments report
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not demos and not package" --doctest-modules ef_optax tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not demos and not package" --doctest-modules ef_optax tests
 
 demos: $(STAMP)
 	$(BIN)/python -m pytest -m demos
@@ -23,7 +23,7 @@ package: $(STAMP)
 	$(BIN)/python -m pytest -m package
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Gradient compression with error feedback for JAX, as optax transformations."""
 
+from ef_optax import measures
 from ef_optax.compressors import (
     Compressor,
     Template,
@@ -15,7 +16,6 @@ from ef_optax.compressors import (
 from ef_optax.exchange import (
     Exchange,
     Exchanged,
-    Memory,
     TwoWayState,
     all_reduce,
     gather,
@@ -24,29 +24,22 @@ from ef_optax.exchange import (
 from ef_optax.feedback import (
     CompressState,
     ErrorFeedbackState,
+    Exempt,
+    ExemptState,
+    Memory,
     compress,
     error_feedback,
+    exempt,
 )
 from ef_optax.measures import (
     MeasuresState,
-    WelfordState,
-    bits_per_step,
     contraction,
     density,
     error_norm,
-    l12_norm,
     record_measures,
-    rho_m_norm,
-    rho_norm,
-    span_distance,
-    success_probabilities,
-    welford_finalize,
-    welford_init,
-    welford_update,
 )
+from ef_optax.mesh import over_workers, resize_workers, state_specs, worker_mesh
 from ef_optax.optimizers import (
-    AcceptState,
-    accept_if_lower,
     ef_sgd,
     ef_sign_sgd,
     scaled_sign_sgd,
@@ -56,22 +49,17 @@ from ef_optax.optimizers import (
     stochastic_sign_sgd,
 )
 from ef_optax.vote import majority_vote, vote_sum
-from ef_optax.wire import WireReport, wire_report
-from ef_optax.workers import (
+from ef_optax.wire import WireReport, message_bits, wire_report
+from ef_optax.workers import Workers, local_value_and_grad
+from ef_optax.wrappers import (
+    AcceptState,
     AccumulateState,
-    ExemptState,
     LocalState,
     SkipNonfiniteState,
-    Workers,
+    accept_if_lower,
     accumulate,
-    exempt,
     local,
-    local_value_and_grad,
-    over_workers,
-    resize_workers,
     skip_nonfinite,
-    state_specs,
-    worker_mesh,
 )
 
 __version__ = "0.1.0"
@@ -84,6 +72,7 @@ __all__ = [
     "ErrorFeedbackState",
     "Exchange",
     "Exchanged",
+    "Exempt",
     "ExemptState",
     "LocalState",
     "MeasuresState",
@@ -91,13 +80,11 @@ __all__ = [
     "SkipNonfiniteState",
     "Template",
     "TwoWayState",
-    "WelfordState",
     "WireReport",
     "Workers",
     "accept_if_lower",
     "accumulate",
     "all_reduce",
-    "bits_per_step",
     "cast",
     "compress",
     "contraction",
@@ -110,16 +97,15 @@ __all__ = [
     "gather",
     "identity",
     "k_pca",
-    "l12_norm",
     "local",
     "local_value_and_grad",
     "majority_vote",
+    "measures",
+    "message_bits",
     "over_workers",
     "random_k",
     "record_measures",
     "resize_workers",
-    "rho_m_norm",
-    "rho_norm",
     "scaled_sign",
     "scaled_sign_sgd",
     "sign",
@@ -127,17 +113,12 @@ __all__ = [
     "signum",
     "signum_warmup_steps",
     "skip_nonfinite",
-    "span_distance",
     "state_specs",
     "stochastic_sign",
     "stochastic_sign_sgd",
-    "success_probabilities",
     "top_k",
     "two_way",
     "vote_sum",
-    "welford_finalize",
-    "welford_init",
-    "welford_update",
     "wire_report",
     "worker_mesh",
 ]

@@ -2,7 +2,9 @@
 
 A new method is one line of CASES, a new compressor one line of COMPRESSORS (which
 makes three cases: bare, in compress, in error_feedback), and it inherits every check.
-A case says itself which check does not apply to it, and why.
+A case says itself which check does not apply to it, and why, and whether it is light:
+one for each kind of message, exchange, vote, key and state of a worker. What compiles
+a program for each case runs over these in `make test`, over all in `make test-slow`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Case(NamedTuple):
       static: arguments that decide shapes: inject_hyperparams must leave them alone.
       extra: extra arguments that update needs.
       skip: name of a check -> why it does not apply.
+      light: whether it stands for its kind where a check compiles for each case.
     """
 
     factory: Callable[..., optax.GradientTransformation]
@@ -36,6 +39,7 @@ class Case(NamedTuple):
     static: tuple[str, ...]
     extra: dict[str, Any]
     skip: dict[str, str]
+    light: bool
 
     @property
     def crosses(self) -> bool:
@@ -52,8 +56,8 @@ class Case(NamedTuple):
             pytest.skip(self.skip[check])
 
 
-def case(factory, *, static=(), extra=None, skip=None, **kwargs) -> Case:
-    return Case(factory, kwargs, static, extra or {}, skip or {})
+def case(factory, *, static=(), extra=None, skip=None, light=False, **kwargs) -> Case:
+    return Case(factory, kwargs, static, extra or {}, skip or {}, light)
 
 
 def schedule(count):
@@ -82,12 +86,12 @@ WHOLE = {"sharded": "JAX wants a leaf that is reordered or decomposed in one pla
 PASSES = {"nonfinite": "looks only, and passes on what it is given"}
 
 COMPRESSORS = {
-    "identity": case(eo.identity),
+    "identity": case(eo.identity, light=True),
     "sign": case(eo.sign),
     "sign_zero": case(eo.sign, zero="zero"),
     "sign_positive": case(eo.sign, zero="positive"),
-    "sign_random": case(eo.sign, zero="random", key=1),
-    "scaled_sign": case(eo.scaled_sign),
+    "sign_random": case(eo.sign, zero="random", key=1, light=True),
+    "scaled_sign": case(eo.scaled_sign, light=True),
     "scaled_sign_tree": case(eo.scaled_sign, per="tree"),
     "scaled_sign_block": case(eo.scaled_sign, per=3, static=("per",), skip=WHOLE),
     "scaled_sign_zero": case(eo.scaled_sign, zero="zero"),
@@ -95,12 +99,14 @@ COMPRESSORS = {
     "top_k": case(eo.top_k, k=2, static=("k",), skip=WHOLE),
     "top_k_fraction": case(
         eo.top_k, fraction=0.3, static=("fraction",), skip=WHOLE),
-    "top_k_tree": case(eo.top_k, k=4, per="tree", static=("k",), skip=WHOLE),
-    "random_k": case(eo.random_k, k=2, static=("k",), skip=WHOLE),
+    "top_k_tree": case(
+        eo.top_k, k=4, per="tree", static=("k",), skip=WHOLE, light=True),
+    "random_k": case(
+        eo.random_k, k=2, key=8, static=("k",), skip=WHOLE, light=True),
     "random_k_scaled": case(
         eo.random_k, fraction=0.5, scaled=True, static=("fraction",), skip=WHOLE),
-    "k_pca": case(eo.k_pca, rank=1, static=("rank",), skip=WHOLE),
-    "stochastic_sign": case(eo.stochastic_sign, key=3, skip=WHOLE),
+    "k_pca": case(eo.k_pca, rank=1, static=("rank",), skip=WHOLE, light=True),
+    "stochastic_sign": case(eo.stochastic_sign, key=3, skip=WHOLE, light=True),
     "cast_bfloat16": case(eo.cast, dtype=jnp.bfloat16, static=("dtype",)),
     "cast_float8": case(eo.cast, dtype=jnp.float8_e4m3fn, static=("dtype",)),
     "cast_float32": case(eo.cast, dtype=jnp.float32, static=("dtype",)),
@@ -153,18 +159,19 @@ rate = {"learning_rate": 0.125}
 CASES = {
     **COMPRESSORS,
     **{f"compress_{name}": around(eo.compress, name) for name in COMPRESSORS},
-    **{f"ef_{name}": ef(name) for name in COMPRESSORS},
+    **{f"ef_{name}": ef(name, light=c.light) for name, c in COMPRESSORS.items()},
     # Options of error feedback.
     "ef_decay": ef("scaled_sign", decay=0.5),
     "ef_bfloat16_error": ef(
         "scaled_sign", accumulator_dtype=jnp.bfloat16, static=("accumulator_dtype",)),
-    "ef_learning_rate": ef("top_k", learning_rate=schedule, skip=COUNTS),
+    "ef_learning_rate": ef("top_k", learning_rate=schedule, skip=COUNTS, light=True),
     "ef_all_reduce": ef("random_k", exchange=eo.all_reduce()),
     "ef_gather": ef("random_k", exchange=eo.gather()),
-    "compress_gather": around(eo.compress, "identity", exchange=eo.gather()),
+    "compress_gather": around(
+        eo.compress, "identity", exchange=eo.gather(), light=True),
     "compress_two_way": around(
         eo.compress, "cast_bfloat16", WHOLE, exchange=eo.two_way()),
-    "ef_two_way": ef("scaled_sign", WHOLE, exchange=eo.two_way()),
+    "ef_two_way": ef("scaled_sign", WHOLE, exchange=eo.two_way(), light=True),
     "ef_two_way_other": ef(
         "stochastic_sign", exchange=eo.two_way(eo.top_k(k=2)), decay=0.5),
     "ef_two_way_learning_rate": ef(
@@ -175,21 +182,22 @@ CASES = {
     "ef_chain": case(
         eo.error_feedback, compressor=optax.chain(optax.scale(0.5), eo.sign("zero")),
         skip=NO_MESSAGE),
-    "exempt": case(exempt_vectors),
-    "local": case(local_momentum, skip=MOMENTUM),
+    "exempt": case(exempt_vectors, light=True),
+    "local": case(local_momentum, skip=MOMENTUM, light=True),
     "accumulate": case(accumulated, every=1),
     "accumulate_two": case(accumulated, every=2, skip={
-        "forgets_nonfinite": "the step after an update makes no update"}),
-    "skip_nonfinite": case(skipping, skip={"nonfinite": "a NaN step is one of 0"}),
+        "forgets_nonfinite": "the step after an update makes no update"}, light=True),
+    "skip_nonfinite": case(
+        skipping, skip={"nonfinite": "a NaN step is one of 0"}, light=True),
     "record_measures": case(eo.measures.record_measures, skip=PASSES | {
         "workers": "alone it passes on what differs between the workers"}),
     "measures_after_vote": case(measures_after_vote),
-    "ef_in_measures": case(ef_in_measures),
+    "ef_in_measures": case(ef_in_measures, light=True),
     # Votes.
     "vote": case(eo.majority_vote),
     "vote_positive": case(eo.majority_vote, zero="positive", tie="positive"),
     "vote_random": case(eo.majority_vote, zero="random", tie="random", key=4,
-        skip={"sharded": "JAX does not shard the random numbers"}),
+        skip={"sharded": "JAX does not shard the random numbers"}, light=True),
     "vote_unsure": case(eo.majority_vote, threshold=0.25, quorum=1),
     "vote_packed": case(eo.majority_vote, wire="packed", skip=WHOLE),
     "vote_packed_positive": case(
@@ -198,7 +206,8 @@ CASES = {
         eo.majority_vote, wire="packed", zero="random", tie="random", key=4,
         skip=WHOLE),
     "vote_packed_unsure": case(
-        eo.majority_vote, wire="packed", threshold=0.25, quorum=1, skip=WHOLE),
+        eo.majority_vote, wire="packed", threshold=0.25, quorum=1, skip=WHOLE,
+        light=True),
     "vote_sum": case(eo.vote_sum),
     # Optimizers.
     "sign_sgd": case(eo.sign_sgd, **rate),
@@ -210,7 +219,8 @@ CASES = {
     "signum_heavy_ball": case(
         eo.signum, **rate, momentum="heavy_ball", skip=MOMENTUM),
     "signum_warm_up": case(
-        eo.signum, **rate, warmup_steps=1, noise=0.5, key=6, skip=MOMENTUM),
+        eo.signum, **rate, warmup_steps=1, noise=0.5, key=6, skip=MOMENTUM,
+        light=True),
     "scaled_sign_sgd": case(eo.scaled_sign_sgd, **rate, per="tree"),
     "stochastic_sign_sgd": case(
         eo.stochastic_sign_sgd, **rate, key=7, weight_decay=0.5,
@@ -226,39 +236,34 @@ CASES = {
     "ef_sign_sgd": case(eo.ef_sign_sgd, **rate),
     "ef_sign_sgd_momentum": case(
         eo.ef_sign_sgd, **rate, momentum=0.5, nesterov=True, weight_decay=0.5,
-        skip=NEEDS_PARAMS | MOMENTUM),
-    "accept_if_lower": case(option_2, extra={"value_fn": loss}, skip=OPTION_2),
+        skip=NEEDS_PARAMS | MOMENTUM, light=True),
+    "accept_if_lower": case(
+        option_2, extra={"value_fn": loss}, skip=OPTION_2, light=True),
 }
 
-# For what compiles several programs a case, and could hardly fail for some cases of a
-# kind only: every kind of message, exchange, key and per-worker state once.
-LIGHT = (
-    "compress_identity", "compress_sign_random", "ef_scaled_sign", "ef_top_k_tree",
-    "ef_random_k", "ef_k_pca", "ef_stochastic_sign", "ef_learning_rate", "exempt",
-    "vote_random", "signum_warm_up", "ef_sign_sgd_momentum", "accept_if_lower",
-    "ef_in_measures", "ef_two_way", "vote_packed_unsure", "accumulate_two",
-    "skip_nonfinite",
-)
+# Each kind that draws random numbers of a key.
+KEYED = tuple(
+    name for name, case in CASES.items() if case.light and "key" in case.kwargs)
 
-# What draws random numbers, of a key that the caller keeps.
-KEYED = {
-    "sign": lambda key: eo.sign("random", key=key),
-    "random_k": lambda key: eo.error_feedback(eo.random_k(k=2, key=key)),
-    "stochastic_sign": lambda key: eo.compress(eo.stochastic_sign(key)),
-    "majority_vote": lambda key: eo.majority_vote(None, tie="random", key=key),
-    "noise": lambda key: eo.sign_sgd(0.5, noise=0.5, key=key),
-}
+# A compressor's own case is what it is in error feedback, where it meets workers too.
+LIGHT = tuple(name for name, case in CASES.items() if case.light and case.crosses)
 
 
-def every(cases=CASES):
-    """Parametrizes a test over cases, by name."""
+def every(cases=CASES, *, compiles=False):
+    """Parametrizes a test over cases, by name.
+
+    Args:
+      cases: their names.
+      compiles: whether the test compiles for each case: then only light ones are quick.
+    """
     return pytest.mark.parametrize("case", [
-        pytest.param(CASES[name], id=name, marks=_marks(name)) for name in cases
+        pytest.param(CASES[name], id=name, marks=_marks(name, compiles))
+        for name in cases
     ])
 
 
-def _marks(name):
+def _marks(name, compiles):
     # What a compressor does without feedback its bare and its ef_ case show too.
     inner = name.removeprefix("compress_")
-    again = inner != name and inner in COMPRESSORS and name not in LIGHT
-    return pytest.mark.slow if again else ()
+    again = inner != name and inner in COMPRESSORS
+    return pytest.mark.slow if (again or compiles) and name not in LIGHT else ()

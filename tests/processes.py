@@ -28,7 +28,7 @@ def alone():
 def group(command, count, devices=1, cwd=ROOT):
     """Starts `count` processes of a command that find one another."""
     variables = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT),
-                 "JAX_PLATFORMS": "cpu"}
+                 "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return Group([sys.executable, *map(str, command)], count, variables, cwd=cwd)
 
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-import ef_optax as ef
+import ef_optax as eo
 
 RNG = np.random.default_rng(0)
 
@@ -27,7 +27,7 @@ def error_norms(tx, gradients):
 
     def step(state, g):
         _, state = tx.update(g, state)
-        return state, ef.error_norm(state)
+        return state, eo.error_norm(state)
 
     return jax.lax.scan(step, tx.init(gradients[0]), gradients)[1]
 
@@ -37,8 +37,8 @@ RATE, D = 0.5, 10
 
 @pytest.mark.parametrize(
     ("compressor", "delta", "least"),
-    [(ef.top_k(k=1), 1 / D, 0.25), (ef.top_k(k=5), 5 / D, 0.2),
-     (ef.scaled_sign(), 1 / D, 0.02)], ids=["top-1", "top-5", "scaled sign"])
+    [(eo.top_k(k=1), 1 / D, 0.25), (eo.top_k(k=5), 5 / D, 0.2),
+     (eo.scaled_sign(), 1 / D, 0.02)], ids=["top-1", "top-5", "scaled sign"])
 def test_lemma_3_the_error_stays_within_its_bound(compressor, delta, least):
     kinds = {
         "constant": np.ones((200, D)),
@@ -48,7 +48,7 @@ def test_lemma_3_the_error_stays_within_its_bound(compressor, delta, least):
     }
     unit = jnp.float32([g / np.linalg.norm(g, axis=1, keepdims=True)
                         for g in kinds.values()])
-    tx = ef.ef_sgd(RATE, compressor)
+    tx = eo.ef_sgd(RATE, compressor)
     largest = float(jax.jit(jax.vmap(lambda g: error_norms(tx, g)))(unit).max())
     root = math.sqrt(1 - delta)
     deterministic = RATE * root / (1 - root)
@@ -62,7 +62,7 @@ def test_lemma_3_in_expectation_for_random_k(k):
     g = jnp.float32(RNG.standard_normal(D))
 
     def late(key):
-        tx = ef.ef_sgd(RATE, ef.random_k(k=k, key=key))
+        tx = eo.ef_sgd(RATE, eo.random_k(k=k, key=key))
         return error_norms(tx, jnp.broadcast_to(g, (120, D)))[-1] ** 2
 
     samples = np.asarray(jax.jit(jax.vmap(late))(
@@ -75,18 +75,18 @@ def test_lemma_3_in_expectation_for_random_k(k):
 
 
 @pytest.mark.parametrize(
-    "compressor", [ef.scaled_sign(), ef.top_k(k=4), ef.random_k(k=4), ef.k_pca(1)],
+    "compressor", [eo.scaled_sign(), eo.top_k(k=4), eo.random_k(k=4), eo.k_pca(1)],
     ids=["scaled sign", "top-k", "random-k", "k-PCA"])
 def test_theorem_iv_iterates_are_no_farther_from_the_span_than_the_error(compressor):
     shape, steps = (6, 8), 30
     gradients = jnp.float32(RNG.standard_normal((steps, *shape)))
-    tx = ef.ef_sgd(0.1, compressor)
+    tx = eo.ef_sgd(0.1, compressor)
 
     def step(carry, g):
         x, state = carry
         u, state = tx.update(g, state)
         x = optax.apply_updates(x, u)
-        return (x, state), (x, ef.error_norm(state))
+        return (x, state), (x, eo.error_norm(state))
 
     x0 = jnp.zeros(shape)
     xs, errors = jax.jit(
@@ -103,7 +103,7 @@ def test_theorem_iv_iterates_are_no_farther_from_the_span_than_the_error(compres
             delta = compressor.contraction(x0)
             assert distance <= 2 * 0.1 * math.sqrt(1 - delta) / delta * largest
     np.testing.assert_allclose(
-        ef.span_distance(xs[-1], gradients), distance, rtol=1e-3, atol=1e-5)
+        eo.measures.span_distance(xs[-1], gradients), distance, rtol=1e-3, atol=1e-5)
     assert distance > 0.1 * float(errors[-1])  # not by far
 
 
@@ -124,11 +124,11 @@ def test_lemma_9_error_feedback_finds_the_solution_of_least_norm():
             step, (x, tx.init(x)), length=steps))()
         return np.asarray(x), float(jnp.sum((a @ x - y) ** 2))
 
-    for tx in (ef.ef_sign_sgd(0.002), ef.ef_sgd(0.002, ef.top_k(k=3))):
+    for tx in (eo.ef_sign_sgd(0.002), eo.ef_sgd(0.002, eo.top_k(k=3))):
         x, loss = solve(tx)
         assert loss < 1e-9
         np.testing.assert_allclose(x, least, atol=1e-4)
-    x, loss = solve(ef.sign_sgd(lambda t: 0.01 * 0.997**t))
+    x, loss = solve(eo.sign_sgd(lambda t: 0.01 * 0.997**t))
     assert loss < 1e-5
     assert np.linalg.norm(x - least) > 0.3 * np.linalg.norm(least)
 
@@ -152,7 +152,7 @@ def test_theorem_ii_as_its_proof_gives_it():
     keys = jax.random.split(jax.random.key(0), runs)
     for k in (2, 10):
         square, second = jax.jit(jax.vmap(lambda rate, k=k: jax.vmap(
-            lambda key: gradients(key, ef.ef_sgd(rate, ef.top_k(k=k))))(keys)))(rates)
+            lambda key: gradients(key, eo.ef_sgd(rate, eo.top_k(k=k))))(keys)))(rates)
         sigma2 = second.mean(1).max(1)
         bound = (float(h.sum()) / (rates * steps) + rates * sigma2
                  + 4 * rates**2 * sigma2 * (1 - k / d) / (k / d) ** 2)
@@ -163,7 +163,7 @@ def test_theorem_ii_as_its_proof_gives_it():
 def votes(workers, **kwargs):
     """What the vote gives where 0, 1, ... all workers are right: +1 is right."""
     ballots = np.where(np.arange(workers)[:, None] < np.arange(workers + 1), 1.0, -1.0)
-    tx = ef.majority_vote("w", **kwargs)
+    tx = eo.majority_vote("w", **kwargs)
     vote = jax.jit(jax.vmap(lambda g: tx.update(g, tx.init(g))[0], axis_name="w"))
     return np.asarray(vote(jnp.float32(ballots)))[0]
 
@@ -183,7 +183,7 @@ def test_s_lemma_8_an_even_vote_is_worth_that_of_one_worker_less(half):
     for workers in (2 * half - 1, 2 * half):
         got = law(workers, RHO) @ votes(workers)
         np.testing.assert_allclose(got, wanted, atol=1e-12)
-        weight = ef.rho_m_norm(jnp.ones(1), jnp.float32(RHO[3]), workers)
+        weight = eo.measures.rho_m_norm(jnp.ones(1), jnp.float32(RHO[3]), workers)
         np.testing.assert_allclose(got[3], weight, atol=1e-6)
 
 
@@ -195,7 +195,7 @@ def test_s_lemma_8_needs_ties_that_favour_no_side():
     assert chance @ up == pytest.approx(0.68)  # where the gradient is positive,
     assert -(law(2, 0.4)[0] @ up) == pytest.approx(-0.28)  # and where it is negative
     # Fair ties are right again, in the mean.
-    tx = ef.majority_vote("w", tie="random", key=0)
+    tx = eo.majority_vote("w", tie="random", key=0)
     g = jnp.stack([jnp.ones(20_000), -jnp.ones(20_000)])
     ties = jax.jit(jax.vmap(lambda g: tx.update(g, tx.init(g))[0], axis_name="w"))(g)
     assert set(np.unique(ties)) == {-1, 1}
@@ -225,7 +225,7 @@ def test_with_skewed_noise_more_workers_are_worse():
 
 def test_update_noise_is_one_for_all_workers_and_of_the_stated_deviation():
     d, sigma, workers, steps = 20_000, 0.3, 3, 4
-    tx = ef.sign_sgd(0.5, axis_name="w", noise=sigma, key=7)
+    tx = eo.sign_sgd(0.5, axis_name="w", noise=sigma, key=7)
     noise = jax.random.normal(jax.random.key(0), (workers, d))
 
     def one(g):

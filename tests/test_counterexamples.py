@@ -11,7 +11,7 @@ import optax
 import pytest
 from contract_tools import quick_compilation  # noqa: F401
 
-import ef_optax as ef
+import ef_optax as eo
 
 EPSILON = 0.5
 START = jnp.array([1.0, 1.0])
@@ -57,9 +57,9 @@ def test_1_sign_sgd_goes_up_and_sgd_down_in_expectation():
         updates = jax.vmap(lambda g: tx.update(g, tx.init(g))[0])(g)
         return float(updates.mean()) / 4
 
-    assert mean_change_of_f(ef.sign_sgd(rate)) == rate / 8
-    for tx in (ef.ef_sgd(rate, ef.identity()), ef.scaled_sign_sgd(rate),
-               ef.ef_sign_sgd(rate)):  # a scaled sign in one dimension is SGD
+    assert mean_change_of_f(eo.sign_sgd(rate)) == rate / 8
+    for tx in (eo.ef_sgd(rate, eo.identity()), eo.scaled_sign_sgd(rate),
+               eo.ef_sign_sgd(rate)):  # a scaled sign in one dimension is SGD
         assert mean_change_of_f(tx) == -rate / 16
 
 
@@ -78,7 +78,7 @@ def test_1_projected_sign_sgd_stays_at_the_maximum_and_error_feedback_leaves_it(
     keys = jax.random.split(jax.random.key(0), 20)
     stuck, right = (
         jax.jit(jax.vmap(lambda key, tx=tx: second_half(tx, key)))(keys)
-        for tx in (ef.sign_sgd(0.02), ef.ef_sign_sgd(0.02)))
+        for tx in (eo.sign_sgd(0.02), eo.ef_sign_sgd(0.02)))
     assert stuck.min() > 0.9  # of x/4 on [-1, 1]
     assert right.max() < -0.6
 
@@ -105,7 +105,7 @@ def plus_or_minus(x):
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("method", [ef.sign_sgd, ef.scaled_sign_sgd])
+@pytest.mark.parametrize("method", [eo.sign_sgd, eo.scaled_sign_sgd])
 def test_2_the_sign_and_the_scaled_sign_never_leave_the_line(method, rate):
     points = descend(method(RATES[rate]), subgradient(plus_or_minus), 300)
     np.testing.assert_allclose(points.sum(1), 2, rtol=0, atol=3e-5)
@@ -114,9 +114,9 @@ def test_2_the_sign_and_the_scaled_sign_never_leave_the_line(method, rate):
 
 @pytest.mark.parametrize(
     "tx",
-    [ef.ef_sign_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0)),
-     ef.ef_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0), ef.top_k(k=1)),
-     ef.ef_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0), ef.identity())],
+    [eo.ef_sign_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0)),
+     eo.ef_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0), eo.top_k(k=1)),
+     eo.ef_sgd(lambda t: 0.5 / jnp.sqrt(t + 1.0), eo.identity())],
     ids=["EF-signSGD", "EF top-1 (Remark 7)", "SGD"])
 def test_2_error_feedback_and_sgd_converge(tx):
     points = descend(tx, subgradient(plus_or_minus), 4000)
@@ -126,7 +126,7 @@ def test_2_error_feedback_and_sgd_converge(tx):
 
 def test_2_needs_a_subgradient_whose_sign_of_zero_is_not_zero():
     # At (1, 1), on the line x1 = x2, sign(0) = 0 leaves only the direction (1, 1).
-    points = descend(ef.sign_sgd(2.0**-6), subgradient(jnp.sign), 100)
+    points = descend(eo.sign_sgd(2.0**-6), subgradient(jnp.sign), 100)
     np.testing.assert_array_equal(points[0], START - 2.0**-6)
     assert loss_2(points[-1]) == 0
 
@@ -147,21 +147,21 @@ def one_term(x, key):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_3_sign_sgd_stays_on_the_line(rate):
-    points = descend(ef.sign_sgd(RATES[rate]), one_term, 400)
+    points = descend(eo.sign_sgd(RATES[rate]), one_term, 400)
     np.testing.assert_allclose(points.sum(1), 2, rtol=0, atol=3e-5)
     assert (loss_3(points) >= loss_3(np.ones(2)) - 1e-4).all()
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
 def test_3_so_does_the_vote_of_an_odd_number_of_workers(workers):
-    tx = ef.sign_sgd(2.0**-6, axis_name="w")
+    tx = eo.sign_sgd(2.0**-6, axis_name="w")
     points = descend(tx, one_term, 400, workers=workers)
     np.testing.assert_array_equal(points.sum(1), 2)
 
 
 def test_3_and_of_an_even_number_only_if_ties_move_nothing():
     sums = {
-        tie: descend(ef.sign_sgd(2.0**-6, axis_name="w", tie=tie, key=key), one_term,
+        tie: descend(eo.sign_sgd(2.0**-6, axis_name="w", tie=tie, key=key), one_term,
                      400, workers=4).sum(1)
         for tie, key in (("zero", None), ("positive", None), ("random", 1))
     }
@@ -172,8 +172,8 @@ def test_3_and_of_an_even_number_only_if_ties_move_nothing():
 
 @pytest.mark.parametrize(
     ("tx", "workers"),
-    [(ef.ef_sign_sgd(0.02), None), (ef.ef_sgd(0.02, ef.top_k(k=1)), None),
-     (ef.ef_sgd(0.02, ef.identity()), None), (ef.ef_sign_sgd(0.02, axis_name="w"), 3)],
+    [(eo.ef_sign_sgd(0.02), None), (eo.ef_sgd(0.02, eo.top_k(k=1)), None),
+     (eo.ef_sgd(0.02, eo.identity()), None), (eo.ef_sign_sgd(0.02, axis_name="w"), 3)],
     ids=["EF-signSGD", "EF top-1", "SGD", "EF-signSGD of 3 workers"])
 def test_3_error_feedback_and_sgd_converge(tx, workers):
     points = descend(tx, one_term, 3000, workers=workers)
@@ -184,7 +184,7 @@ def test_3_error_feedback_and_sgd_converge(tx, workers):
 @pytest.mark.parametrize("momentum", ["ema", "heavy_ball"])
 def test_3_momentum_escapes_although_the_paper_extends_the_example_to_it(momentum):
     # Terms of different size average to a vector whose sign is not always ±(1, -1).
-    tx = ef.signum(lambda t: 0.1 / jnp.sqrt(t + 1.0), 0.9, momentum=momentum)
+    tx = eo.signum(lambda t: 0.1 / jnp.sqrt(t + 1.0), 0.9, momentum=momentum)
     points = descend(tx, one_term, 4000)
     assert np.abs(points.sum(1) - 2).max() > 1
     assert loss_3(points[-1]) < 0.01 * loss_3(np.ones(2))
@@ -212,8 +212,8 @@ def test_theorem_i_sign_sgd_never_leaves_a_line_through_its_start(rate):
         return np.linalg.norm(across, axis=1).max(), np.linalg.norm(points[-1] - best)
 
     start = jnp.zeros(d)
-    for method in (ef.sign_sgd, ef.scaled_sign_sgd):
+    for method in (eo.sign_sgd, eo.scaled_sign_sgd):
         line, _ = away(descend(method(RATES[rate]), one_term, 300, start))
         assert line < 1e-5
-    line, end = away(descend(ef.ef_sign_sgd(0.01), one_term, 6000, start))
+    line, end = away(descend(eo.ef_sign_sgd(0.01), one_term, 6000, start))
     assert line > 0.1 and end < 1e-2

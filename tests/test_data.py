@@ -47,6 +47,18 @@ def test_damaged_mnist_files_are_refused(raw, message, tmp_path):
         data.read_idx(path, 3)
 
 
+def test_a_small_file_that_expands_beyond_mnist_is_refused(tmp_path):
+    path = tmp_path / data.MNIST["x_train"]
+    header = gzip.compress(idx(np.zeros((0, 3, 4))))
+    path.write_bytes(header + gzip.compress(bytes(1 << 24)) * 16)
+    assert path.stat().st_size < 1 << 19
+    with pytest.raises(StudyError, match="holds more than 67108864 bytes"):
+        data.read_idx(path, 3)
+    # The largest file of MNIST is read.
+    path.write_bytes(gzip.compress(idx(np.zeros((60_000, 28, 28))), 1))
+    assert data.read_idx(path, 3).shape == (60_000, 28, 28)
+
+
 def test_splits_are_disjoint_whole_and_the_same_each_time():
     loaded = data.load("digits", None, split_seed=3)
     parts = data.hold_out(loaded, 0.25, split_seed=3)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-import ef_optax
+import ef_optax as eo
 from experiments import _cli, error_feedback
 from experiments._results import Results
 from experiments.error_feedback import Config, _runs, _vectors, _verdicts
@@ -53,9 +53,9 @@ def top(k):
 @pytest.mark.parametrize(
     ("optimizer", "compress"),
     [
-        (ef_optax.ef_sign_sgd(0.05), lambda p: np.abs(p).mean() * np.sign(p)),
-        (ef_optax.ef_sgd(0.05, ef_optax.top_k(k=2)), top(2)),
-        (ef_optax.ef_sgd(0.05, ef_optax.identity()), lambda p: p),
+        (eo.ef_sign_sgd(0.05), lambda p: np.abs(p).mean() * np.sign(p)),
+        (eo.ef_sgd(0.05, eo.top_k(k=2)), top(2)),
+        (eo.ef_sgd(0.05, eo.identity()), lambda p: p),
     ],
     ids=["scaled sign", "top-2", "identity"],
 )
@@ -70,7 +70,7 @@ def test_the_mean_has_the_first_iterate_and_that_at_the_horizon():
     config = Config(steps=60, seeds=2, horizons=(30, 59))
     problem = _runs.problem_of(config)
     reached = _runs.reach(
-        problem, lambda rate: ef_optax.ef_sgd(rate, ef_optax.top_k(k=1)),
+        problem, lambda rate: eo.ef_sgd(rate, eo.top_k(k=1)),
         [0.02, 0.05], config.horizons)
     for (value, most), rate, horizon in zip(
         reached, [0.02, 0.05], config.horizons, strict=True

@@ -78,10 +78,11 @@ def test_success_of_trees_dtypes_and_shapes():
     rho = jax.jit(measures.success_probabilities)(samples, gradient)
     assert rho["w"].dtype == jnp.float32 and rho["w"].shape == (2, 3)
     assert rho["n"] is None and rho["s"] == 0.75
-    bad = [jnp.ones(3), jnp.ones((0, 3)), jnp.ones((4, 2)), [jnp.ones((4, 3))]]
-    for given_samples in bad:
-        with pytest.raises(ValueError, match=r"samples .*allowed"):
-            measures.success_probabilities(given_samples, jnp.ones(3))
+    for bad in (jnp.ones(3), jnp.ones((4, 1)), jnp.ones(()), [jnp.ones((4, 3))]):
+        with pytest.raises((TypeError, ValueError)):
+            measures.success_probabilities(bad, jnp.ones(3))
+    none = measures.success_probabilities(jnp.ones((0, 3)), jnp.ones(3))
+    assert none.shape == (3,) and jnp.all(jnp.isnan(none))
 
 
 # Welford
@@ -167,10 +168,13 @@ def test_welford_types_are_stable_and_wide():
 
 def test_welford_refuses_another_tree():
     state = measures.welford_init({"w": jnp.zeros(3)})
-    for tree in ({"w": jnp.zeros(2)}, {"v": jnp.zeros(3)}, jnp.zeros(3)):
-        with pytest.raises(ValueError, match=r"welford_update: tree .*allowed"):
+    for leaf in (jnp.zeros(2), jnp.zeros(1), jnp.zeros(()), jnp.zeros((2, 3))):
+        with pytest.raises(TypeError, match="reshape"):  # and no broadcast
+            measures.welford_update(state, {"w": leaf})
+    for tree in ({"v": jnp.zeros(3)}, jnp.zeros(3)):
+        with pytest.raises(ValueError, match=r"(?i)structure|dict"):
             measures.welford_update(state, tree)
-    with pytest.raises(ValueError, match=r"welford_update: tree\['w'\] has dtype int"):
+    with pytest.raises(ValueError, match=r"welford_update .*\['w'\].*optax.masked"):
         measures.welford_update(state, {"w": jnp.arange(3)})
 
 
@@ -204,15 +208,17 @@ def test_table_1(parameters, workers):
 
 
 def test_table_1_refuses_what_is_not_in_it():
-    allowed = r"'top_k'.*sgd, qsgd, terngrad, majority_vote"
+    allowed = r"sgd, qsgd, terngrad, majority_vote.*'top_k'"
     with pytest.raises(ValueError, match=allowed):
         measures.bits_per_step("top_k", 10, 2)
-    for bad in (0, -1, 2.0, None, True):
-        with pytest.raises(ValueError, match=r"parameters is .*at least 1"):
+    for bad in (2.0, None):
+        with pytest.raises(TypeError, match="integer"):
             measures.bits_per_step("sgd", bad, 2)
-        with pytest.raises(ValueError, match=r"workers is .*at least 1"):
+        with pytest.raises(TypeError, match="integer"):
             measures.bits_per_step("sgd", 2, bad)
-    assert measures.bits_per_step("sgd", np.int64(3), np.int32(2)) == 384
+    # In NumPy's own integers of 32 bits this would overflow.
+    many = np.int32(2**30)
+    assert measures.bits_per_step("sgd", many, np.int32(2)) == 2.0**37
 
 
 def test_importing_measures_loads_no_optional_package():

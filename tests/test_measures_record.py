@@ -70,7 +70,7 @@ def test_error_norm_keeps_its_range_and_precision():
 
 def test_error_norm_refuses_a_state_without_errors():
     for state in (optax.adam(0.1).init(PARAMS), (), jnp.ones(2)):
-        with pytest.raises(ValueError, match=r"error_norm: state .*ErrorFeedbackState"):
+        with pytest.raises(ValueError, match=r"error_norm .*holds error_feedback"):
             measures.error_norm(state)
 
 
@@ -151,10 +151,11 @@ def test_inside_error_feedback_it_sees_what_is_compressed():
 
 
 def test_it_refuses_an_inner_transformation_without_errors():
-    with pytest.raises(ValueError, match=r"record_measures: .*ErrorFeedbackState"):
-        measures.record_measures(optax.adam(0.1)).init(PARAMS)
+    tx = measures.record_measures(optax.adam(0.1))
+    with pytest.raises(ValueError, match="holds error_feedback"):
+        tx.update(gradients(0), tx.init(PARAMS))
     tx = measures.record_measures()
-    with pytest.raises(ValueError, match=r"record_measures: updates\['n'\] has dtype"):
+    with pytest.raises(ValueError, match=r"\['n'\].*optax.masked"):
         tx.update({"n": jnp.arange(3)}, tx.init(PARAMS))
 
 

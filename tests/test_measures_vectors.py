@@ -86,15 +86,8 @@ def test_density_without_a_vector():
 
 @pytest.mark.parametrize(
     "leaf",
-    [
-        jnp.arange(3),
-        jnp.ones(2, complex),
-        jnp.array([True]),
-        jax.random.key(0),
-        3,
-        "text",
-    ],
-    ids=["int", "complex", "bool", "key", "python int", "text"],
+    [jnp.arange(3), jnp.ones(2, complex), jnp.array([True]), jax.random.key(0), 3],
+    ids=["int", "complex", "bool", "key", "python int"],
 )
 def test_leaves_that_are_not_real_are_refused(leaf):
     calls = {
@@ -108,7 +101,7 @@ def test_leaves_that_are_not_real_are_refused(leaf):
         "success_probabilities": lambda t: measures.success_probabilities(t, t),
     }
     for name, call in calls.items():
-        with pytest.raises(ValueError, match=rf"{name}: .*\['w'\].*allowed: floating"):
+        with pytest.raises(ValueError, match=rf"{name} .*\['w'\].*optax.masked"):
             call({"w": leaf})
 
 
@@ -159,11 +152,10 @@ def test_contraction_uses_the_state_it_is_given():
 def test_contraction_of_zero_and_of_nonsense():
     assert measures.contraction(scaled_sign(), jnp.zeros(3)) == 0
     assert measures.contraction(optax.set_to_zero(), {}) == 0
-    with pytest.raises(ValueError, match=r"compressor is .*allowed: an optax"):
-        measures.contraction(jnp.sign, jnp.ones(2))
-    half = optax.stateless(lambda updates, _: updates[:1])
-    with pytest.raises(ValueError, match="shapes"):
-        measures.contraction(half, jnp.ones(2))
+    for change in (lambda x: x[:1], lambda x: x[0], lambda x: jnp.stack([x, x])):
+        other = optax.stateless(lambda updates, _, change=change: change(updates))
+        with pytest.raises(TypeError, match="reshape"):
+            measures.contraction(other, jnp.ones(2))
 
 
 # span
@@ -230,11 +222,18 @@ def test_span_of_nothing_and_large_entries():
 
 @pytest.mark.parametrize(
     "vectors",
-    [1.0, jnp.ones(3), jnp.ones((2, 4)), [jnp.ones(2)], [jnp.ones(3), jnp.ones(2)], {}],
+    [1.0, jnp.ones(3), jnp.ones((2, 4)), [jnp.ones(2)], [jnp.ones(3), jnp.ones(1)],
+     [jnp.ones(())], [{"w": jnp.ones(3)}], jnp.ones((2, 1)), jnp.ones((2, 3, 1))],
 )
-def test_span_refuses_other_shapes(vectors):
-    with pytest.raises(ValueError, match=r"span_distance: .*allowed"):
+def test_span_of_other_shapes_fails_and_is_not_broadcast(vectors):
+    with pytest.raises((TypeError, ValueError)):
         measures.span_distance(jnp.ones(3), vectors)
+
+
+def test_span_of_unequally_many_vectors_in_each_leaf_fails():
+    tree = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    with pytest.raises(TypeError, match="concatenat"):
+        measures.span_distance(tree, {"a": jnp.ones((4, 3)), "b": jnp.ones((1, 2))})
 
 
 def test_theorem_iv_error_feedback_stays_near_the_span():
@@ -355,27 +354,29 @@ def test_l12_norm_at_zero_and_far_out():
 @pytest.mark.parametrize("bad", [-0.1, 1.5, math.nan, jnp.array([0.5, 2.0])])
 def test_probabilities_outside_0_1_are_refused_unless_traced(bad):
     g = jnp.ones(2)
-    with pytest.raises(ValueError, match=r"rho_norm: rho holds .* \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"rho must be in \[0, 1\]"):
         measures.rho_norm(g, bad)
-    with pytest.raises(ValueError, match=r"rho_m_norm: rho holds .* \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"rho must be in \[0, 1\]"):
         measures.rho_m_norm(g, bad, 3)
-    with pytest.raises(ValueError, match="rho_norm: rho"):
+    with pytest.raises(ValueError, match="rho must be"):
         jax.jit(lambda g: measures.rho_norm(g, bad))(g)  # a constant is known
     jax.jit(measures.rho_norm)(g, bad)
     if not isinstance(bad, jax.Array):
-        with pytest.raises(ValueError, match=r"sigma holds .* \[0, inf\]"):
+        with pytest.raises(ValueError, match=r"sigma must be in \[0, inf\]"):
             measures.l12_norm(g, -1.0 if bad > 0 else bad)
 
 
-@pytest.mark.parametrize("workers", [0, -3, 2.5, 3.0, True, jnp.arange(2)])
+@pytest.mark.parametrize("workers", [0, -3, 2.5, math.nan, jnp.int32(0)])
 def test_worker_counts_that_are_none_are_refused(workers):
-    with pytest.raises(ValueError, match=r"rho_m_norm: workers is .*at least 1"):
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1"):
         measures.rho_m_norm(jnp.ones(2), 0.6, workers)
 
 
-def test_weights_of_another_structure_are_refused():
+def test_weights_of_another_structure_or_shape_fail():
     g = {"a": jnp.ones(2)}
-    for weight in ({"b": 0.5}, [0.5], jnp.array([0.5, 0.5]), {"a": jnp.ones(3)}):
+    for weight in (
+        {"b": 0.5}, [0.5], {"a": jnp.ones(3)}, {"a": jnp.ones((1, 2))}, jnp.ones(3)
+    ):
         for norm in (measures.rho_norm, measures.l12_norm):
-            with pytest.raises(ValueError, match="allowed"):
+            with pytest.raises((TypeError, ValueError)):
                 norm(g, weight)

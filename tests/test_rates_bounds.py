@@ -101,9 +101,9 @@ def test_theorems_1_and_2_of_bernstein():
 
 @pytest.mark.parametrize("beta", [0.5, 0.9])
 def test_lemma_f2_follows_from_its_steps(beta):
-    import ef_optax
+    import ef_optax as eo
 
-    warmup, rate, smooth, spread = ef_optax.signum_warmup_steps(beta), 0.2, 3.0, 4.0
+    warmup, rate, smooth, spread = eo.signum_warmup_steps(beta), 0.2, 3.0, 4.0
     for k in (warmup, warmup + 1, 3 * warmup + 5, 800):
         t = np.arange(k + 1)
         weights = (1 - beta) / (1 - beta ** (k + 1)) * beta**t

@@ -308,25 +308,29 @@ def test_nothing_changes_where_nothing_must():
     new = eo.resize_workers(bundle, 2)
     assert new["step"] == 7 and new["params"] is not None
     equal(new["states"][0], eo.resize_workers(state, 2))
-    assert all(x is y for x, y in zip(
-        jax.tree.leaves((new["params"], new["states"][1])),
-        jax.tree.leaves((PARAMS, plain)), strict=True))
+    equal((new["params"], new["states"][1]), (PARAMS, plain))
+
+
+def test_all_arrays_of_jax_meet_on_one_device():
+    # What did not change stayed on the 4 devices of its mesh, and the next step failed.
+    tx = eo.over_workers(eo.ef_sign_sgd(0.1, axis_name="workers"), eo.worker_mesh(4))
+    state = eo.resize_workers(tx.init(PARAMS), 2)
+    assert {len(x.devices()) for x in jax.tree.leaves(state)} == {1}
+    tx = eo.over_workers(eo.ef_sign_sgd(0.1, axis_name="workers"), eo.worker_mesh(2))
+    grads = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
+    jax.block_until_ready(tx.update(grads, state, PARAMS))
 
 
 @pytest.mark.parametrize(
     ("state", "count", "error", "message"),
     [
         (local(np.ones((2, 3))), 0, ValueError, "count must be at least 1; got 0"),
-        (local(np.ones((2, 3))), 2.0, TypeError, "count must be an int; got 2.0"),
-        (local(np.ones((2, 3))), True, TypeError, "count must be an int"),
+        (local(np.ones((2, 3))), 2.0, TypeError, "as an integer"),
         (local({"a": np.ones((2, 3)), "b": np.ones(4)}), 3, ValueError,
-         r"do not agree.*2: \.inner\['a'\]; 4: \.inner\['b'\].*over_workers"),
-        (local(np.float32(1)), 3, ValueError, r"\.inner belongs.*no worker axis"),
-        (local(jax.ShapeDtypeStruct((2, 3), jnp.float32)), 3, TypeError, "outside jit"),
+         r"do not agree.*2,\): \.inner\['a'\]; \(4,\): \.inner\['b'\].*over_workers"),
+        (local(np.float32(1)), 3, ValueError, r"\(\): \.inner\. .*worker axis"),
         (eo.TwoWayState([np.ones((2, 3))], (), np.array([7])), 3, ValueError,
          r"shape \(2, 3\) in 1 parts with a padding of 7 are not those of 2 workers"),
-        (eo.TwoWayState([np.ones((2, 3))], (), np.array([0, 1])), 3, ValueError,
-         r"padding has the shape \(2,\) for 1 leaves"),
         (eo.TwoWayState([np.ones((2, 3, 1))], (), np.array([0])), 3, ValueError,
          r"shape \(2, 3, 1\)"),
     ],
@@ -338,7 +342,7 @@ def test_bad_states_and_counts_are_refused(state, count, error, message):
 
 def test_traced_states_and_half_a_mesh_are_refused():
     state = local(np.ones((2, 3)))
-    with pytest.raises(TypeError, match="call it outside jit"):
+    with pytest.raises(jax.errors.TracerArrayConversionError):
         jax.jit(functools.partial(eo.resize_workers, count=3))(state)
     with pytest.raises(ValueError, match="give mesh and param_specs, or neither"):
         eo.resize_workers(state, 3, param_specs=P("model"))

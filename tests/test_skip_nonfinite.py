@@ -243,7 +243,7 @@ def test_parts_of_a_model_decide_together(where):
 def test_an_update_that_did_not_cross_is_refused_where_types_tell():
     grads = poison(gradients(1), 0)
     tx = eo.skip_nonfinite(optax.sgd(0.5), AXIS)
-    with pytest.raises(ValueError, match=r"varies over axis 'workers': it did not cro"):
+    with pytest.raises(ValueError, match=r"varies over axis 'workers'"):
         Run(tx, "over_workers")(grads, (0,))
     # Elsewhere each worker decides alone, and the replicas drift apart, as they do
     # without it.
@@ -262,11 +262,3 @@ def test_one_leaf_that_is_not_finite_is_enough():
         updates, after = tx.update(grads | {"b": grads["b"].at[3].set(bad)}, state)
         equal(updates, PARAMS)
         equal(after.inner, state.inner)
-
-
-def test_what_is_no_transformation_and_an_unbound_axis_are_refused():
-    with pytest.raises(TypeError, match=r"Did you mean signum\(\.\.\.\)"):
-        eo.skip_nonfinite(eo.signum)
-    tx = eo.skip_nonfinite(optax.sgd(0.5), AXIS)
-    with pytest.raises(NameError, match="is not bound here"):
-        tx.update(PARAMS, tx.init(PARAMS))

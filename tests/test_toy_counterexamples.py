@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-import ef_optax
+import ef_optax as eo
 from experiments import _cli
 from experiments.toys.counterexamples import (
     Config,
@@ -105,7 +105,7 @@ def test_2_with_momentum_is_stuck_only_below_the_limit():
     limit = (1 - 0.6) / (1 + 0.6)  # 1/4
     with jax.enable_x64(True):
         points = _runs.example_2(
-            [lambda rate: ef_optax.signum(rate, 0.6)], config,
+            [lambda rate: eo.signum(rate, 0.6)], config,
             epsilons=(limit - 0.01, limit + 0.01))
     assert _measured.on_line(points, config)[0, :, 0, 0, 0].tolist() == [True, False]
 

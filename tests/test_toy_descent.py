@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-import ef_optax
+import ef_optax as eo
 from experiments.toys._descent import descend, over_all, pick, step_sizes
 
 
@@ -18,17 +18,17 @@ def test_a_descent_is_seen_from_the_first_point_to_the_last():
 
 
 def test_what_is_observed_may_be_any_arrays_of_point_and_state():
-    tx = ef_optax.ef_sign_sgd(1.0)
+    tx = eo.ef_sign_sgd(1.0)
     seen = descend(
         tx, lambda x, _: x, jnp.array([1.0, 3.0]), jnp.zeros(2),
-        observe=lambda x, state: {"x": x, "e": ef_optax.error_norm(state)})
+        observe=lambda x, state: {"x": x, "e": eo.error_norm(state)})
     # p = -(1, 3), sent -(2, 2), so e = (1, -1); then x = (-1, 1), p = (2, -2): sent.
     np.testing.assert_array_equal(seen["x"], [[1, 3], [-1, 1], [1, -1]])
     np.testing.assert_allclose(seen["e"], [0, np.sqrt(2), 0], atol=1e-6)
 
 
 def test_optimizers_that_compare_losses_are_given_them():
-    tx = ef_optax.accept_if_lower(ef_optax.sign_sgd(1.0))
+    tx = eo.accept_if_lower(eo.sign_sgd(1.0))
     points = descend(
         tx, lambda x, _: 2 * x, jnp.array(2.4), jnp.zeros(5), loss=lambda x: x**2)
     np.testing.assert_allclose(points, [2.4, 1.4, 0.4, 0.4, 0.4, 0.4], rtol=1e-5)
@@ -46,14 +46,14 @@ def test_step_sizes():
 
 @pytest.mark.parametrize("name", ["0", "-1", "nan", "inf", "1/t^2", ""])
 def test_unknown_schedules_are_refused(name):
-    with pytest.raises(ValueError, match="a schedule is a positive number"):
+    with pytest.raises(ValueError, match="schedule"):
         step_sizes(name, 3, 0)
 
 
 def test_one_of_many_optimizers_is_that_one():
     every = [
-        ef_optax.sign_sgd(0.1), ef_optax.ef_sign_sgd(0.1), ef_optax.signum(0.1, 0.9),
-        ef_optax.ef_sgd(0.1, ef_optax.top_k(k=1))]
+        eo.sign_sgd(0.1), eo.ef_sign_sgd(0.1), eo.signum(0.1, 0.9),
+        eo.ef_sgd(0.1, eo.top_k(k=1))]
     start = jnp.array([1.0, -2.0, 0.3])
 
     def gradient(x, drawn):

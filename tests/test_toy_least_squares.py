@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-import ef_optax
+import ef_optax as eo
 from experiments import _cli
 from experiments.toys._descent import descend
 from experiments.toys.least_squares import Config, _data, _runs, _span
@@ -80,7 +80,7 @@ def test_the_span_kept_step_by_step_is_that_of_all_gradients_at_once():
             out, state = update(jnp.array(g), state)
             np.testing.assert_array_equal(out, g)
             if t in (2, 6):
-                at_once = jax.jit(ef_optax.span_distance)(x, gradients[:t])
+                at_once = jax.jit(eo.measures.span_distance)(x, gradients[:t])
                 ours = jax.jit(_span.span_distance)(x, state)
                 assert float(ours) == pytest.approx(float(at_once), rel=1e-9)
         assert int(state.rank) == 3
@@ -104,7 +104,7 @@ def test_what_is_recorded_changes_nothing():
     g = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
     ours, theirs = (
         descend(tx, lambda x, z: x + z, jnp.ones(6), g)
-        for tx in (_runs.ef_sign_sgd(0.2), ef_optax.ef_sign_sgd(0.2)))
+        for tx in (_runs.ef_sign_sgd(0.2), eo.ef_sign_sgd(0.2)))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -150,7 +150,7 @@ def test_sgd_stays_in_the_span_and_others_have_no_error(courses):
 
 def test_sign_sgd_ends_in_a_quarter_of_the_signs_and_so_with_that_test_loss():
     labels = np.repeat([1.0, -1.0], (100, 100))
-    train, tx = np.r_[:60, 100:140], ef_optax.sign_sgd(0.005)  # 60 of 100 are 1
+    train, tx = np.r_[:60, 100:140], eo.sign_sgd(0.005)  # 60 of 100 are 1
 
     def end(plus):  # of 20 points for testing
         data = _data.Data(labels, train, np.r_[60 : 60 + plus, 140 : 160 - plus])

@@ -433,23 +433,22 @@ def test_a_state_of_other_workers_is_refused_with_the_remedy(mode):
         jax.eval_shape(mapped(make, mode, 2), jax.tree.map(
             lambda g: g[:, 0], normal(2)))
     assert "than the 2 here" in str(caught.value)
-    assert "['cube']: (8,) instead of (15,)" in str(caught.value)
+    assert "['cube']: (8,) for (15,)" in str(caught.value)
 
 
 @pytest.mark.parametrize("around", [eo.error_feedback, eo.compress])
 def test_what_cannot_be_cut_into_rows_is_refused(around):
     for compressor, server in ((eo.k_pca(1), None), (eo.scaled_sign(), eo.k_pca(1))):
         with pytest.raises(ValueError, match="cannot encode shards") as caught:
-            around(compressor, axis_name=AXIS, exchange=eo.two_way(server))
+            around(compressor, axis_name=AXIS, exchange=eo.two_way(server)).init(
+                jnp.ones(3))
         assert "k_pca(rank=1)" in str(caught.value)
         assert "exchange=gather()" in str(caught.value)
 
 
 @pytest.mark.parametrize(("given", "error", "message"), [
-    ({"compressor": 4}, TypeError, "number of workers is workers="),
-    ({"compressor": optax.clip(1.0)}, TypeError, "two_way needs a compressor"),
     ({"workers": 0}, ValueError, "workers"),
-    ({"workers": 2.0}, TypeError, "workers"),
+    ({"workers": 2.0}, TypeError, "integer"),
 ])
 def test_what_means_nothing_is_refused(given, error, message):
     with pytest.raises(error, match=message):

@@ -11,13 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import (
-    check_float_leaves,
-    check_like_params,
-    float_arrays,
-    shown,
-    size_of,
-)
+from ef_optax._checks import check_updates
 from ef_optax._numerics import all_finite, guard
 from ef_optax.workers import Workers
 
@@ -51,24 +45,24 @@ class Template:
 
 
 class Compressor(optax.GradientTransformationExtraArgs):
-    r"""A map :math:`C` made of encode and decode, and an optax transformation.
+    r"""A map :math:`C` made of encode and decode; build one to send your own messages.
 
     .. math::
       C(x) = \mathrm{decode}(\mathrm{encode}(x))
 
-    As a transformation, ``update`` applies :math:`C` with one worker, so that a
-    compressor stands anywhere in a chain. A non-finite input gives NaN everywhere and
-    leaves the state as it was.
+    It is an optax transformation too: ``update`` applies :math:`C` with one worker, so
+    that a compressor stands anywhere in a chain. A non-finite input gives NaN
+    everywhere and leaves the state as it was.
 
     Args:
       name: how the compressor is called in messages, with its parameters.
       encode: ``(updates, state, workers) -> (message, shared, state)``. The message
-        is a pytree of arrays in exactly the dtypes and shapes that cross the network;
-        `shared` is what decoding needs and every worker has anyway (a
-        :class:`Template`, indices from a shared key), and never crosses. Between
-        workers an update that is not finite gets here too, and what comes of it is
-        thrown away; it must come to an end.
-      decode: ``(message, shared) -> updates``, linear in the message if `additive`.
+        is a pytree of arrays in exactly the dtypes and shapes that are sent; `shared`
+        is what decoding needs and every worker has anyway (a :class:`Template`,
+        indices from a shared key), and is never sent. An update that is not finite
+        gets here too, and what comes of it is thrown away; it must come to an end.
+      decode: ``(message, shared) -> updates``, in the shapes that were encoded; linear
+        in the message if `additive`.
       init: ``params -> state``; the state is the same on all workers. None: no state.
       roundtrip: ``(updates, state) -> (updates, state)``, decode after encode for one
         worker in one go, to the same bits. None: made from the two.
@@ -80,16 +74,8 @@ class Compressor(optax.GradientTransformationExtraArgs):
         :math:`E\|C(x)-x\|^2 \le \omega\|x\|^2` of an unbiased compressor.
       contractive: what error feedback uses in its place: for an unbiased compressor
         :math:`C/(1+\omega)`, made from `variance` if None.
-      after_exchange: ``(mean_message, shared, state) -> state``, where the state
-        learns from what was exchanged.
       decode_sum: ``(messages, shared) -> updates``: the sum of the decoded messages of
         all workers, whose leaves have a leading worker axis. None: one by one.
-
-    Raises:
-      TypeError: if one of these is no function; at trace time, if `encode` returns no
-        message of arrays.
-      ValueError: at trace time, if `decode` returns other shapes than were encoded, or
-        if updates have other shapes than the parameters.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -113,7 +99,6 @@ class Compressor(optax.GradientTransformationExtraArgs):
     roundtrip: Callable[..., Any]
     additive: bool
     splittable: bool
-    after_exchange: Callable[..., Any] | None
     decode_sum: Callable[..., Any]
 
     def __new__(
@@ -129,53 +114,28 @@ class Compressor(optax.GradientTransformationExtraArgs):
         contraction: Callable[[Any], float] | None = None,
         variance: Callable[[Any], float] | None = None,
         contractive: Compressor | None = None,
-        after_exchange: Callable[..., Any] | None = None,
         decode_sum: Callable[..., Any] | None = None,
     ) -> Self:
         """Builds the transformation around encode and decode."""
-        for field, function in {
-            "encode": encode, "decode": decode, "init": init, "roundtrip": roundtrip,
-            "contraction": contraction, "variance": variance,
-            "after_exchange": after_exchange, "decode_sum": decode_sum,
-        }.items():
-            if function is not None and not callable(function):
-                raise TypeError(
-                    f"Compressor {name!r}: {field} must be a function (see the "
-                    f"docstring for its arguments); got {shown(function)}."
-                )
-        encode = _checked(name, encode)
-        start = (lambda params: optax.EmptyState()) if init is None else init
-
-        def init_fn(params: Any) -> Any:
-            check_float_leaves(name, params)
-            return start(params)
 
         def by_parts(updates: Any, state: Any) -> Any:
             message, shared, state = encode(updates, state, Workers(None))
             return decode(message, shared), state
 
-        together = by_parts if roundtrip is None else roundtrip
+        together = roundtrip or by_parts
 
-        def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
             del extra
-            updates = float_arrays(name, updates)
-            check_like_params(name, updates, params)
+            updates = check_updates(name, updates, params)
+            return guard(together, all_finite(updates), updates, state)
 
-            def step(updates: Any, state: Any) -> Any:
-                out, state = together(updates, state)
-                check_decoded(name, out, updates)
-                return out, state
-
-            return guard(step, all_finite(updates), updates, state)
-
-        self = super().__new__(cls, init_fn, update_fn)
+        self = super().__new__(cls, init or (lambda params: optax.EmptyState()), update)
         self.name = name
         self.encode = encode
         self.decode = decode
         self.roundtrip = together
         self.additive = additive
         self.splittable = splittable
-        self.after_exchange = after_exchange
         self.decode_sum = decode_sum or _decode_one_by_one(decode)
         self._contraction = contraction
         self._variance = variance
@@ -205,14 +165,9 @@ class Compressor(optax.GradientTransformationExtraArgs):
         return self
 
     # A tuple's own ways to copy would lose everything but init and update.
-    def _replace(self, **kwargs: Any) -> Any:
-        raise TypeError(
-            f"{self.name}: a compressor cannot be changed by _replace; build another."
-        )
-
     @classmethod
     def _make(cls, iterable: Any) -> Any:
-        raise TypeError("A compressor cannot be made from a tuple; build it by name.")
+        raise TypeError("a compressor cannot be changed; build another by its function")
 
     def __copy__(self) -> Self:
         return self
@@ -222,48 +177,6 @@ class Compressor(optax.GradientTransformationExtraArgs):
 
     def __repr__(self) -> str:
         return self.name
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-def _checked(name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns an encode that refuses what cannot be a message."""
-
-    def checked(updates: Any, state: Any, workers: Workers) -> Any:
-        out = encode(updates, state, workers)
-        if not isinstance(out, tuple) or len(out) != 3:
-            raise TypeError(
-                f"{name}: encode must return a tuple of message, shared and state; got "
-                f"{shown(out)}."
-            )
-        bad = [x for x in jax.tree.leaves(out[0]) if not hasattr(x, "dtype")]
-        if bad:
-            raise TypeError(
-                f"{name}: the message of encode must hold arrays alone; got "
-                f"{shown(bad[0])}. What every worker knows anyway belongs in shared, "
-                "the second of what encode returns."
-            )
-        return out
-
-    return checked
-
-
-def check_decoded(name: str, decoded: Any, updates: Any) -> None:
-    """Refuses what decode made of updates, where it is not like them."""
-    given, wanted = (
-        (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
-        for tree in (decoded, updates)
-    )
-    if given != wanted:
-        raise ValueError(
-            f"{name}: decode must return the structure and shapes of what was encoded, "
-            f"{shown(wanted)}; got {shown(given)}. A Template in shared keeps them: "
-            "Template.of(updates), and its unflatten."
-        )
 
 
 def _decode_one_by_one(decode: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,28 +207,31 @@ def _decode_one_by_one(decode: Callable[..., Any]) -> Callable[..., Any]:
 def _damped(compressor: Compressor, variance: Callable[[Any], float]) -> Compressor:
     """Returns C/(1+ω) of an unbiased C, which contracts with δ = 1/(1+ω)."""
 
+    def factor(params: Any) -> float:
+        return 1.0 / (1.0 + variance(params))
+
+    def scaled(decode: Callable[..., Any]) -> Callable[..., Any]:
+        def decoded(message: Any, shared: Any) -> Any:
+            shared, scale = shared
+            return jax.tree.map(
+                lambda x: x * jnp.asarray(scale.value, x.dtype), decode(message, shared)
+            )
+
+        return decoded
+
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
         message, shared, state = compressor.encode(updates, state, workers)
-        return message, (shared, _Scale(1.0 / (1.0 + variance(updates)))), state
+        return message, (shared, _Scale(factor(updates))), state
 
-    def scaled(tree: Any, scale: _Scale) -> Any:
-        return jax.tree.map(lambda x: x * jnp.asarray(scale.value, x.dtype), tree)
-
-    after = compressor.after_exchange
     return Compressor(
         f"{compressor.name}/(1+ω)",
         init=compressor.init,
         encode=encode,
-        decode=lambda m, shared: scaled(compressor.decode(m, shared[0]), shared[1]),
-        decode_sum=lambda m, shared: scaled(
-            compressor.decode_sum(m, shared[0]), shared[1]
-        ),
+        decode=scaled(compressor.decode),
+        decode_sum=scaled(compressor.decode_sum),
         additive=compressor.additive,
         splittable=compressor.splittable,
-        contraction=lambda params: 1.0 / (1.0 + variance(params)),
-        after_exchange=None if after is None else (
-            lambda m, shared, state: after(m, shared[0], state)
-        ),
+        contraction=factor,
     )
 
 
@@ -375,9 +291,3 @@ def leafwise(
         roundtrip=None if roundtrip_leaf is None else roundtrip,
         **kwargs,
     )
-
-
-def sizes(params: Any) -> list[int]:
-    """Returns the sizes of the leaves that are not empty, at least one number."""
-    found = [n for x in jax.tree.leaves(params) if (n := size_of(x)) > 0]
-    return found or [1]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ef_optax._checks import check_static_int
+from ef_optax._checks import check_count
 from ef_optax._numerics import wide
 from ef_optax.compressors._base import Compressor, leafwise
 
@@ -55,7 +55,7 @@ def k_pca(rank: int) -> Compressor:
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Section 4.1 (k-PCA)
     """
-    rank = check_static_int("rank", rank, 1)
+    rank = check_count("rank", rank)
 
     def raw(shape: tuple[int, ...]) -> bool:
         matrix = _as_matrix(shape)

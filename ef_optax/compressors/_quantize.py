@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ef_optax._checks import check_float_dtype
-from ef_optax._keys import init_keys, leaf_key, next_keys
-from ef_optax._numerics import norm2, wide
+from ef_optax._keys import as_key, init_keys, leaf_key, next_keys
+from ef_optax._numerics import norm2, sizes, wide
 from ef_optax._packing import pack_bits, unpack_bits
-from ef_optax.compressors._base import Compressor, Template, leafwise, sizes
+from ef_optax.compressors._base import Compressor, Template, leafwise
 from ef_optax.workers import Workers
 
 
@@ -83,8 +82,8 @@ def cast(dtype: Any) -> Compressor:
     References:
       Higham, Accuracy and Stability of Numerical Algorithms, 2002, Theorem 2.2
     """
-    target = check_float_dtype("dtype", dtype)
-    info = jnp.finfo(target)
+    target = jnp.dtype(dtype)
+    info = jnp.finfo(target)  # refuses integers
 
     def narrow(x: jax.Array) -> jax.Array:
         if float(info.max) < float(jnp.finfo(x.dtype).max):
@@ -142,7 +141,7 @@ def stochastic_sign(key: Any = 0) -> Compressor:
 
 
 def _stochastic_sign(key: Any, damped: bool) -> Compressor:
-    init_keys(key)  # refuse a bad key here, not in init
+    as_key("key", key)  # refuses a bad key here, not in init
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
         leaves = jax.tree.leaves(updates)
@@ -170,7 +169,7 @@ def _stochastic_sign(key: Any, damped: bool) -> Compressor:
 
     return Compressor(
         "stochastic_sign()/d" if damped else "stochastic_sign()",
-        init=lambda params: init_keys(key),
+        init=lambda params: init_keys("key", key),
         encode=encode,
         decode=decode,
         contraction=(lambda params: 1 / max(sizes(params))) if damped else None,

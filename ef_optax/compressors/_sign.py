@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_choice, check_static_int, size_of
-from ef_optax._keys import KeyState, check_key_given, init_keys, leaf_key, next_keys
-from ef_optax._numerics import abs_sum, wide
+from ef_optax._checks import check_choice, check_count
+from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
+from ef_optax._numerics import abs_sum, size_of, sizes, wide, within
 from ef_optax._packing import pack_bits, unpack_bits
-from ef_optax.compressors._base import Compressor, Template, sizes
+from ef_optax.compressors._base import Compressor, Template
 from ef_optax.workers import Workers
 
 Zero = Literal["zero", "positive", "random"] | None
@@ -104,14 +104,13 @@ def scaled_sign(
     if isinstance(per, str):
         check_choice("per", per, ("leaf", "tree"))
     else:
-        per = check_static_int("per (the size of a block)", per, 1)
+        per = check_count("per, the size of a block,", per)
 
     def scales(leaves: list[jax.Array]) -> list[jax.Array]:
         if per == "leaf":
             return [abs_sum(x) / max(x.size, 1) for x in leaves]
         if per == "tree":
-            total: Any = sum(abs_sum(x) for x in leaves)
-            total = jnp.minimum(total, jnp.finfo(jnp.result_type(total, 1.0)).max)
+            total = within(sum(map(abs_sum, leaves), jnp.zeros((), jnp.float32)))
             mean = total / max(sum(x.size for x in leaves), 1)
             return [jnp.asarray(mean, wide(x.dtype)) for x in leaves]
         return [_block_means(x, per) for x in leaves]
@@ -138,24 +137,20 @@ def _name(name: str, **kwargs: Any) -> str:
 
 def _block_means(x: jax.Array, block: int) -> jax.Array:
     """Returns the mean magnitude of every block of a flattened leaf."""
-    count = -(-x.size // block)
+    block = min(block, max(x.size, 1))
     flat = jnp.abs(x.astype(wide(x.dtype))).reshape(-1)
-    padded = jnp.pad(flat, (0, count * block - x.size)).reshape(count, block)
-    lengths = jnp.minimum(block, x.size - block * jnp.arange(count))
-    total = jnp.minimum(jnp.sum(padded, axis=1), jnp.finfo(padded.dtype).max)
-    return total / lengths.astype(padded.dtype)
+    rows = jnp.pad(flat, (0, -x.size % block)).reshape(-1, block)
+    lengths = jnp.minimum(block, x.size - block * jnp.arange(rows.shape[0]))
+    return within(jnp.sum(rows, axis=1)) / lengths.astype(rows.dtype)
 
 
 def _spread(scale: jax.Array, shape: tuple[int, ...], block: int | None) -> jax.Array:
     """Returns the scale of every coordinate, or the one of all."""
-    if block is None:
-        return scale
     size = math.prod(shape)
-    if size == 0:
-        return jnp.zeros(shape, scale.dtype)
-    return jnp.repeat(scale, block, total_repeat_length=scale.size * block)[
-        :size
-    ].reshape(shape)
+    if block is None or size == 0:
+        return scale if block is None else jnp.zeros(shape, scale.dtype)
+    rows = jnp.broadcast_to(scale[:, None], (scale.size, min(block, size)))
+    return rows.reshape(-1)[:size].reshape(shape)
 
 
 def _signed(
@@ -180,15 +175,10 @@ def _signs(
     """Returns the compressor of ±scale; a scale is sent per leaf, per tree or never."""
     check_choice("zero", zero, _ZERO)
     if zero == "random":
-        check_key_given("zero='random'", key)
-    if zero != "random" and key is not None:
-        raise ValueError(
-            f"key is for zero='random' only; got zero={zero!r}. Leave the key out, or "
-            "say zero='random'."
-        )
+        as_key("zero='random'", key)  # refuses a bad key here, not in init
 
     def init(params: Any) -> Any:
-        return init_keys(key) if zero == "random" else optax.EmptyState()
+        return init_keys("key", key) if zero == "random" else optax.EmptyState()
 
     def planes(leaves: list[jax.Array], state: Any, workers: Workers) -> list[Any]:
         """Returns for every leaf where the sign is positive, and where it is 0."""
@@ -237,13 +227,17 @@ def _signs(
         return template.unflatten(out)
 
     def roundtrip(updates: Any, state: Any) -> Any:
-        leaves = jax.tree.leaves(updates)
-        pairs = planes(leaves, state, Workers(None))
+        leaves: list[jax.Array]
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(updates)
         out = [
-            _signed(positive, none, scale, block)
-            for (positive, none), scale in zip(pairs, scales(leaves), strict=True)
+            _signed(positive, none, scale, block).astype(x.dtype)
+            for (positive, none), scale, x in zip(
+                planes(leaves, state, Workers(None)), scales(leaves), leaves,
+                strict=True,
+            )
         ]
-        return Template.of(updates).unflatten(out), following(state)
+        return treedef.unflatten(out), following(state)
 
     return Compressor(
         name, init=init, encode=encode, decode=decode, roundtrip=roundtrip,

@@ -10,51 +10,35 @@ import jax
 import jax.numpy as jnp
 
 from ef_optax import _select
-from ef_optax._checks import (
-    check_choice,
-    check_interval,
-    check_static_int,
-    shown,
-    size_of,
-)
-from ef_optax._keys import init_keys, leaf_key, next_keys
+from ef_optax._checks import check_choice, check_count
+from ef_optax._keys import as_key, init_keys, leaf_key, next_keys
+from ef_optax._numerics import size_of, sizes
 from ef_optax._packing import index_dtype
-from ef_optax.compressors._base import Compressor, Template, leafwise, sizes
+from ef_optax.compressors._base import Compressor, Template, leafwise
 from ef_optax.workers import Workers
 
 
-def _kept(size: int, k: int | None, fraction: float | None) -> int:
+def _kept(size: int, k: int | None, fraction: Fraction | None) -> int:
     """Returns how many of `size` coordinates are kept: never more, at least one."""
-    if size == 0:
-        return 0
-    if k is None:
-        assert fraction is not None
-        # In the decimal that was written: 0.07 of 100 is 7, in binary it is 8.
-        k = max(1, math.ceil(Fraction(repr(fraction)) * size))
+    if fraction is not None:
+        k = max(1, math.ceil(fraction * size))
+    assert k is not None
     return min(k, size)
 
 
-def _check_amount(k: Any, fraction: Any) -> tuple[int | None, float | None]:
+def _amount(k: Any, fraction: Any) -> tuple[int | None, Fraction | None]:
+    """Returns the one of k and fraction that was given, as an exact number."""
     if (k is None) == (fraction is None):
         raise ValueError(
             f"Give one of k and fraction; got k={k!r} and fraction={fraction!r}."
         )
-    if isinstance(k, float) and 0 < k <= 1:
-        raise TypeError(f"k must be an int; got {k!r}. Pass fraction={k!r} instead?")
     if k is not None:
-        return check_static_int("k", k, 1), None
-    if isinstance(fraction, jax.core.Tracer):
-        raise TypeError(
-            "fraction decides the shape of the message, so it must be a Python float, "
-            "not a traced value; with optax.inject_hyperparams name it in static_args."
-        )
-    if callable(fraction):
-        raise TypeError(
-            f"fraction must be a number; got {shown(fraction)}. It decides the shape "
-            "of the message, so it cannot follow a schedule."
-        )
-    check_interval("fraction", fraction, 0.0, 1.0, open_low=True)
-    return None, float(fraction)
+        return check_count("k", k), None
+    # In the decimal that was written: 0.07 of 100 is 7, in binary it is 8.
+    exact = Fraction(str(fraction))
+    if not 0 < exact <= 1:
+        raise ValueError(f"fraction must be in (0, 1]; got {fraction!r}.")
+    return None, exact
 
 
 def top_k(
@@ -99,13 +83,13 @@ def top_k(
       Stich et al., `Sparsified SGD with Memory
       <https://arxiv.org/abs/1809.07599>`_, 2018
     """
-    k, fraction = _check_amount(k, fraction)
-    check_choice("per", per, ("leaf", "tree"))
     amount = f"k={k}" if k is not None else f"fraction={fraction}"
+    k, part = _amount(k, fraction)
+    check_choice("per", per, ("leaf", "tree"))
     name = f"top_k({amount}, per={per!r})"
 
     def encode_flat(flat: jax.Array) -> tuple[jax.Array, ...]:
-        kept = _kept(flat.size, k, fraction)
+        kept = _kept(flat.size, k, part)
         if kept == flat.size:
             return (flat,)
         indices = _select.largest(flat, kept, _select.magnitude_bits)
@@ -139,7 +123,7 @@ def top_k(
             by_leaf(decode_flat),
             sum_leaf=by_leaf(sum_flat),
             contraction=lambda params: min(
-                _kept(n, k, fraction) / n for n in sizes(params)
+                _kept(n, k, part) / n for n in sizes(params)
             ),
         )
 
@@ -164,7 +148,7 @@ def top_k(
 
     def contraction(params: Any) -> float:
         total = max(sum(size_of(x) for x in jax.tree.leaves(params)), 1)
-        return _kept(total, k, fraction) / total
+        return _kept(total, k, part) / total
 
     return Compressor(
         name, encode=encode, decode=by_tree(decode_flat),
@@ -215,16 +199,16 @@ def random_k(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Remark 5
     """
-    k, fraction = _check_amount(k, fraction)
-    init_keys(key)  # refuse a bad key here, not in init
     amount = f"k={k}" if k is not None else f"fraction={fraction}"
+    k, part = _amount(k, fraction)
+    as_key("key", key)  # refuses a bad key here, not in init
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
         del workers
         message: list[jax.Array] = []
         indices: list[jax.Array | None] = []
         for i, x in enumerate(jax.tree.leaves(updates)):
-            kept = _kept(x.size, k, fraction)
+            kept = _kept(x.size, k, part)
             if kept == x.size:
                 message.append(x.reshape(-1))
                 indices.append(None)
@@ -256,11 +240,11 @@ def random_k(
         return template.unflatten(out)
 
     def smallest_part(params: Any) -> float:
-        return min(_kept(n, k, fraction) / n for n in sizes(params))
+        return min(_kept(n, k, part) / n for n in sizes(params))
 
     return Compressor(
         f"random_k({amount}, scaled={scaled})",
-        init=lambda params: init_keys(key),
+        init=lambda params: init_keys("key", key),
         encode=encode,
         decode=decode,
         additive=True,

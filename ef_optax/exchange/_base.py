@@ -1,4 +1,4 @@
-"""How the messages of the workers become one update."""
+"""What an exchange is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-
-from ef_optax._checks import shown
-from ef_optax.compressors import Compressor
 
 
 class Exchanged(NamedTuple):
@@ -30,34 +27,23 @@ class Exchanged(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """A way to cross the worker axis.
+    """A way to send messages between the workers.
 
     Attributes:
       name: how it is called in messages.
       init: ``(compressor, params, workers, error) -> state``, where `error` is the
-        error of a worker at the start, None if nothing is kept.
+        error of a worker at the start, None if nothing is kept. It refuses a
+        compressor whose messages cannot be sent this way.
       apply: ``(compressor, updates, finite, compressor_state, state, workers, memory)
-        -> Exchanged``, where `finite` says whether this worker's input is, and crosses
-        with the message as its flag; `memory` says how an error is kept, None if
-        nothing is.
-      check: ``compressor -> None``, raises if the compressor cannot cross this way.
+        -> Exchanged``, where `finite` says whether this worker's input is, and is sent
+        with the message as its flag; `memory` is the :class:`ef_optax.Memory` that
+        keeps an error, None if nothing is kept. If not all inputs are finite, `own`
+        and `mean` are thrown away.
     """
 
     name: str
     init: Callable[..., Any]
     apply: Callable[..., Exchanged]
-    check: Callable[[Compressor], None]
 
     def __repr__(self) -> str:
         return self.name
-
-
-def check_exchange(exchange: Any, compressor: Compressor) -> None:
-    """Refuses what is not an exchange, or one that the compressor cannot use."""
-    if not isinstance(exchange, Exchange):
-        raise TypeError(
-            "exchange must be all_reduce(), gather() or two_way(); got "
-            f"{shown(exchange)}."
-            + (" Did you forget to call it?" if callable(exchange) else "")
-        )
-    exchange.check(compressor)

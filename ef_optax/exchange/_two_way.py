@@ -1,4 +1,4 @@
-"""Messages of shards: to the worker that owns one, and its answer to all."""
+"""Messages of shards: to the worker that serves one, and its answer to all."""
 
 from __future__ import annotations
 
@@ -8,29 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ef_optax._checks import (
-    check_state,
-    check_static_int,
-    describe_leaves,
-    leaf_dtype,
-    named_leaves,
-    shown,
-    size_of,
-    warn,
-)
+from ef_optax._checks import check_count, check_state, describe, named_leaves, warn
 from ef_optax._keys import KeyState
-from ef_optax._numerics import first_axis, flag_of, keep_if, without_axis, zero_unless
+from ef_optax._numerics import (
+    flag_of,
+    keep_if,
+    leaf_dtype,
+    size_of,
+    zero_unless,
+)
 from ef_optax.compressors import Compressor
 from ef_optax.exchange._base import Exchange, Exchanged
-from ef_optax.exchange._memory import Memory
-from ef_optax.exchange._rows import from_rows, paddings, row_length, to_rows
-from ef_optax.workers import Workers, per_worker
+from ef_optax.workers import Workers
 
 # Folded into the keys of the server.
 _SERVER = 0x7FFFFFFF
 
 
-@per_worker("error", padding="padding")
 class TwoWayState(NamedTuple):
     """State of the worker as the server of its shards.
 
@@ -46,18 +40,23 @@ class TwoWayState(NamedTuple):
     padding: jax.Array
 
 
+TwoWayState.per_worker = ("error",)  # type: ignore[attr-defined]
+TwoWayState.padding_field = "padding"  # type: ignore[attr-defined]
+
+
 def two_way(
     compressor: Compressor | None = None, *, workers: int | None = None
 ) -> Exchange:
-    r"""Every worker serves one shard: it averages messages and answers compressed.
+    r"""Averages by compressed messages both ways; use it from four workers on.
 
     .. math::
       q^{(j)} &\leftarrow \tfrac1M \sum_{i=1}^M C(p_i^{(j)}) + s^{(j)} \\
       \bar u^{(j)} &\leftarrow C'(q^{(j)}) \\
       s^{(j)} &\leftarrow q^{(j)} - \bar u^{(j)}
 
-    for the shard :math:`j` of every leaf, on worker :math:`j`: one
-    :func:`jax.lax.all_to_all` of messages there, one :func:`jax.lax.all_gather` back.
+    Worker :math:`j` averages the shard :math:`j` of every leaf and answers with a
+    compressed mean: one :func:`jax.lax.all_to_all` of messages there, one
+    :func:`jax.lax.all_gather` back.
     Each worker sends :math:`2 (M-1)/M` times the bytes of one message, however many
     workers there are, where :func:`ef_optax.gather` sends :math:`M - 1` times.
 
@@ -78,9 +77,8 @@ def two_way(
       An exchange for :func:`ef_optax.error_feedback` and :func:`ef_optax.compress`.
 
     Raises:
-      TypeError: if `compressor` is not one.
-      ValueError: if a compressor cannot encode shards; at init, if the number of
-        workers is unknown; at trace time, if the state was made for another number.
+      ValueError: at init, if a compressor cannot encode shards or the number of workers
+        is unknown; at trace time, if the state was made for another number.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -99,83 +97,46 @@ def two_way(
       Error-Feedback <https://arxiv.org/abs/1905.10936>`_, 2019, Algorithm 2, with
       every worker as the server of one shard
     """
-    if compressor is not None and not isinstance(compressor, Compressor):
-        raise TypeError(
-            f"two_way needs a compressor, such as scaled_sign(), or None; got "
-            f"{shown(compressor)}. The number of workers is workers=..."
-        )
     if workers is not None:
-        workers = check_static_int("workers", workers, 1)
-    name = "two_way()" if compressor is None else f"two_way({compressor!r})"
+        workers = check_count("workers", workers)
 
-    def check(of_workers: Compressor) -> None:
+    def init(of_workers: Compressor, params: Any, axis: Workers, error: Any) -> Any:
         for each in (of_workers, compressor or of_workers):
-            if not each.splittable or each.after_exchange is not None:
+            if not each.splittable:
                 raise ValueError(
                     f"{each!r} cannot encode shards of a leaf, which two_way() sends. "
                     f"Use exchange={'all_reduce' if each.additive else 'gather'}()."
                 )
-
-    def served_by(of_workers: Compressor, keeps: bool) -> Compressor:
-        server = compressor or of_workers
-        return server.contractive if keeps else server
-
-    def size_at_init(axis: Workers) -> int:
-        if axis.is_bound:
-            if workers is not None and workers != axis.size:
-                raise ValueError(
-                    f"two_way(workers={workers}), but axis {axis.axis_name!r} has "
-                    f"{axis.size}: give workers={axis.size}, or leave it out where "
-                    "init is called with the axis bound."
-                )
-            return axis.size
-        if workers is None:
-            raise ValueError(
-                "two_way() cuts leaves into one shard for each worker, so its state "
-                "depends on their number: call init where axis "
-                f"{axis.axis_name!r} is bound (ef_optax.over_workers does), or give "
-                "two_way(workers=...)."
-            )
-        return workers
-
-    def init(of_workers: Compressor, params: Any, axis: Workers, error: Any) -> Any:
-        size = size_at_init(axis)
-        server = served_by(of_workers, error is not None)
-        if compressor is not None and error is not None and not compressor.contracts:
-            warn(
-                f"No contraction is known for {compressor!r}: under error feedback "
-                "the server's error may grow without bound. scaled_sign() and top_k() "
-                "contract."
-            )
+        size = _size_at_init(axis, workers)
+        server = _server(compressor or of_workers, error)
+        like = params if error is None else error
         rows = jax.tree.map(
-            lambda x: jnp.zeros((row_length(size_of(x), size),), leaf_dtype(x)),
-            params if error is None else error,
+            lambda x: jnp.zeros((-(-size_of(x) // size),), leaf_dtype(x)), like
         )
+        padding = [
+            size * row.size - size_of(x)
+            for row, x in zip(jax.tree.leaves(rows), jax.tree.leaves(like), strict=True)
+        ]
         return TwoWayState(
             error=None if error is None else axis.varying(rows),
             compressor=_own_keys(server.init(rows)),
-            padding=jnp.array(np.array(paddings(params, size), np.int32)),
+            padding=jnp.array(np.array(padding, np.int32)),
         )
 
     def apply(
-        of_workers: Compressor,
-        updates: Any,
-        finite: jax.Array,
-        compressor_state: Any,
-        state: TwoWayState,
-        axis: Workers,
-        memory: Memory | None,
+        of_workers: Compressor, updates: Any, finite: jax.Array, compressor_state: Any,
+        state: TwoWayState, axis: Workers, memory: Any,
     ) -> Exchanged:
-        size = axis.size
         check_state("two_way()", state, TwoWayState)
-        rows = to_rows(updates, size)
+        size = axis.size
+        rows = _to_rows(updates, size)
         if memory is not None:
             _check_shards(rows, state.error, size)
 
-        def encode(row: Any, index: Any) -> Any:
-            return of_workers.encode(row, compressor_state, _Row(axis, index))
+        def encode(row: Any, number: Any) -> Any:
+            return of_workers.encode(row, compressor_state, axis.shard(number))
 
-        message, shared, new_state = jax.vmap(encode, out_axes=(0, None, None))(
+        message, shared, compressor_state = jax.vmap(encode, out_axes=(0, None, None))(
             rows, jnp.arange(size)
         )
         own = jax.vmap(lambda m: of_workers.decode(m, shared), axis_size=size)(message)
@@ -184,51 +145,65 @@ def two_way(
 
         # From here on as the server of one shard. Every worker has all flags, so all
         # decide alike.
-        finite = jnp.all(flags == 0)
+        server, finite = _server(compressor or of_workers, memory), jnp.all(flags == 0)
         total = of_workers.decode_sum(received, shared)
-        shard = jax.tree.map(lambda x: x / size, total)
-        server = served_by(of_workers, memory is not None)
-        if memory is not None:
-            # The axis in front: see error_feedback.
-            old = first_axis(state.error)
-            shard = memory.corrected(first_axis(zero_unless(finite, shard)), old)
-            # An infinity, once in the error, would never leave it.
-            shard = jax.tree.map(_within, shard)
-        to_send = shard if memory is None else without_axis(shard)
+        shard = zero_unless(finite, jax.tree.map(lambda x: x / size, total))
+        corrected = memory.corrected(shard, state.error) if memory else shard
         answer, answer_shared, server_state = server.encode(
-            to_send, state.compressor, axis
+            corrected, state.compressor, axis
         )
         error = state.error
         if memory is not None:
-            sent = first_axis(server.decode(answer, answer_shared))
-            error = without_axis(keep_if(
-                finite, memory.residual(shard, sent, old), memory.kept(shard, old)
-            ))
+            sent = server.decode(answer, answer_shared)
+            error = memory.residual(finite, shard, state.error, sent, zeroed=True)
 
-        # The flags cross again, so that what all know is also typed the same for all.
+        # The flags are sent again, so that what all know is typed the same for all.
         answers, flags = axis.all_gather((answer, jnp.max(flags)))
         finite = jnp.all(flags == 0)
         mean = jax.vmap(
             lambda m: server.decode(m, answer_shared), axis_size=size
         )(answers)
+        server_state = keep_if(finite, server_state, state.compressor)
         return Exchanged(
-            own=from_rows(own, updates),
-            mean=from_rows(mean, updates),
+            own=_from_rows(own, updates),
+            mean=_from_rows(mean, updates),
             finite=finite,
-            compressor_state=new_state,
-            state=TwoWayState(
-                error, keep_if(finite, server_state, state.compressor), state.padding
-            ),
+            compressor_state=compressor_state,
+            state=TwoWayState(error, server_state, state.padding),
         )
 
-    return Exchange(name, init, apply, check)
+    name = "two_way()" if compressor is None else f"two_way({compressor!r})"
+    return Exchange(name, init, apply)
 
 
-def _within(x: jax.Array) -> jax.Array:
-    """Returns x, where it overflowed the largest number of its sign."""
-    # By selection: XLA writes it in place, which it does not for a clamp.
-    largest = jnp.copysign(jnp.finfo(x.dtype).max, x)
-    return jnp.where(jnp.isinf(x), largest, x)
+def _server(compressor: Compressor, memory: Any) -> Compressor:
+    """Returns what the server uses, if it keeps an error and if there is none."""
+    if memory is None:
+        return compressor
+    if not compressor.contracts:
+        warn(
+            f"No contraction is known for {compressor!r}: under error feedback the "
+            "server's error may grow without bound. scaled_sign() and top_k() contract."
+        )
+    return compressor.contractive
+
+
+def _size_at_init(axis: Workers, workers: int | None) -> int:
+    """Returns the number of workers, as it is bound or was given."""
+    if not axis.is_bound and workers is None:
+        raise ValueError(
+            "two_way() makes one shard for each worker, so its state depends on their "
+            f"number: call init where axis {axis.axis_name!r} is bound "
+            "(ef_optax.over_workers does), or give two_way(workers=...)."
+        )
+    size = axis.size if axis.is_bound else workers
+    if workers not in (None, size):
+        raise ValueError(
+            f"two_way(workers={workers}), but axis {axis.axis_name!r} has {size}: give "
+            f"workers={size}, or leave it out where init is called with the axis bound."
+        )
+    assert size is not None
+    return size
 
 
 def _own_keys(state: Any) -> Any:
@@ -243,23 +218,25 @@ def _own_keys(state: Any) -> Any:
     return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, KeyState))
 
 
-class _Row(Workers):
-    """The workers, as seen where one row of a leaf is encoded."""
+def _to_rows(tree: Any, size: int) -> Any:
+    """Returns every leaf flattened as [size, length], with zeros at the end."""
+    return jax.tree.map(
+        lambda x: jnp.pad(x.reshape(-1), (0, -x.size % size)).reshape(size, -1)
+        if x.size else jnp.zeros_like(x, shape=(size, 0)), tree
+    )
 
-    def __init__(self, workers: Workers, row: Any):
-        super().__init__(workers.axis_name)
-        self._row = row
 
-    @property
-    def index(self) -> Any:
-        """An index for each row of each worker, so that each draws its own noise."""
-        return super().index * self.size + self._row
+def _from_rows(tree: Any, like: Any) -> Any:
+    """Returns rows as leaves again, in the shapes of `like`."""
+    return jax.tree.map(
+        lambda x, y: x.reshape(-1)[:y.size].reshape(y.shape), tree, like
+    )
 
 
 def _check_shards(rows: Any, error: Any, size: int) -> None:
     """Refuses a state that was made for another number of workers."""
     wrong = [
-        f"{path}: {jnp.shape(e)} instead of {row.shape[1:]}"
+        f"{path}: {jnp.shape(e)} for {row.shape[1:]}"
         for (path, row), e in zip(
             named_leaves(rows), jax.tree.leaves(error), strict=True
         )
@@ -268,6 +245,6 @@ def _check_shards(rows: Any, error: Any, size: int) -> None:
     if wrong:
         raise ValueError(
             f"The state of two_way() was made for another number of workers than the "
-            f"{size} here: {describe_leaves(wrong)}. Convert it with "
+            f"{size} here: {describe(wrong)}. Convert it with "
             f"ef_optax.resize_workers(state, {size}), or make a new one with init."
         )

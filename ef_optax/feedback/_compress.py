@@ -6,52 +6,60 @@ from typing import Any, NamedTuple
 
 import optax
 
-from ef_optax._checks import check_like_params, check_state, float_arrays, shown
-from ef_optax._numerics import cast_like, widen, zero_unless
+from ef_optax._checks import check_state
+from ef_optax._numerics import cast_like, keep_if, nan_unless, widen, zero_unless
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
-from ef_optax.feedback._crossing import Crossing
+from ef_optax.feedback._error_feedback import exchange_of
+from ef_optax.feedback._exempt import Exempt, exempt
 from ef_optax.workers import AxisName, Workers
 
 
 class CompressState(NamedTuple):
-    """State of the compressor and of the exchange."""
+    """State of :func:`ef_optax.compress`.
+
+    Attributes:
+      compressor: state of the compressor, the same on all workers.
+      exchange: state of the exchange.
+    """
 
     compressor: Any
     exchange: Any
 
 
 def compress(
-    compressor: Compressor,
+    compressor: Compressor | Exempt,
     *,
     axis_name: AxisName = None,
     exchange: Exchange | None = None,
-    allow_unvarying: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Compresses each worker's update and averages over the workers.
+    r"""Averages compressed updates over the workers, and keeps nothing of the rest.
 
     .. math::
       u \leftarrow \frac1M \sum_{i=1}^M C(u_i)
 
-    What compression takes away is lost; :func:`ef_optax.error_feedback` keeps it. An
-    unbiased compressor stays as it is.
+    Use it for unbiased compressors, which stay as they are, and as a baseline:
+    ``compress(identity(), axis_name=...)`` is the mean in full precision. What
+    compression takes away is lost; :func:`ef_optax.error_feedback` keeps it.
+
+    If any worker's input is not finite, or so large that a mean could overflow, every
+    worker's update is NaN and the state stays as it was.
 
     Args:
-      compressor: a :class:`ef_optax.Compressor`.
+      compressor: a :class:`ef_optax.Compressor`, or one with :func:`ef_optax.exempt`
+        leaves.
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
       exchange: :func:`ef_optax.all_reduce`, :func:`ef_optax.gather` or
         :func:`ef_optax.two_way`; None takes the first for additive compressors and the
         second for others.
-      allow_unvarying: whether some gradients (not all) may be the same on all workers.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs`. If any worker's input is not
-      finite, every worker's update is NaN and the state stays as it was.
+      A :class:`optax.GradientTransformationExtraArgs` with :class:`CompressState`.
 
     Raises:
-      TypeError: if `compressor` is not one.
-      ValueError: if messages cannot cross by `exchange`; at trace time, if gradients
-        have other shapes than the parameters or are already summed over the axis.
+      ValueError: at init, if messages cannot be sent by `exchange`; at trace time, if
+        gradients have other shapes than the parameters or are already summed over the
+        axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -64,31 +72,31 @@ def compress(
       [[3. 1.]
        [3. 1.]]
     """
+    if isinstance(compressor, Exempt):
+        rest = compress(compressor.compressor, axis_name=axis_name, exchange=exchange)
+        return exempt(rest, compressor.mask, axis_name)
     workers = Workers(axis_name)
-    crossing = Crossing("compress", compressor, workers, exchange)
-    if not isinstance(compressor, Compressor):
-        raise TypeError(
-            "compress needs a compressor, such as scaled_sign(); got "
-            f"{shown(compressor)}. Another optax transformation needs no wrapper with "
-            "one worker."
-        )
+    way = exchange_of(compressor, exchange, workers)
 
     def init_fn(params: Any) -> CompressState:
-        return CompressState(*crossing.init(params))
+        return CompressState(
+            compressor.init(params), way.init(compressor, params, workers, None)
+        )
 
     def update_fn(updates: Any, state: CompressState, params: Any = None, **extra: Any):
-        workers.check_bound()
+        del extra
         check_state("compress", state, CompressState)
-        updates = float_arrays("compress", updates)
-        check_like_params("compress", updates, params)
-        workers.check_crossing("compress", updates)
-        workers.refuse_summed("compress", updates, allow_unvarying)
-        finite = workers.all_finite(updates)
-        out = crossing.apply(
-            zero_unless(finite, widen(updates)), finite,
-            state.compressor, state.exchange, params, extra,
+        dtypes = workers.own_updates("compress", updates, params)
+        updates = widen(dtypes)
+        finite = workers.all_summable(updates)
+        if workers.is_one:
+            updates = zero_unless(finite, updates)
+        out = way.apply(
+            compressor, updates, finite, state.compressor, state.exchange, workers, None
         )
-        mean = cast_like(out.mean, updates)
-        return mean, CompressState(out.compressor_state, out.state)
+        mean = cast_like(nan_unless(out.finite, out.mean), dtypes)
+        return mean, CompressState(
+            keep_if(out.finite, out.compressor_state, state.compressor), out.state
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,16 +1,74 @@
-"""A transformation that changes nothing and records measures while training."""
+"""How large the errors are, and a transformation that records it while training."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_state, check_transformation
-from ef_optax.measures import _leaves
-from ef_optax.measures._density import of_leaves
-from ef_optax.measures._errors import error_norm, errors, is_feedback
+from ef_optax._checks import check_state
+from ef_optax._numerics import widen
+from ef_optax.feedback import ErrorFeedbackState
+from ef_optax.measures._sums import as_accumulators, scaled_squares
+from ef_optax.measures._vectors import density
 from ef_optax.workers import AxisName, Workers
+
+
+def error_norm(state: Any) -> jax.Array:
+    r"""Measures how much error feedback holds back, from any optax state.
+
+    .. math:: \|e\|_2 = \sqrt{\textstyle\sum_j \|e_j\|_2^2}
+
+    where j runs over every ``ErrorFeedbackState`` in the state, however deep in
+    chains, masks or wrappers.
+
+    Args:
+      state: any optax state. If it has a leading worker axis, the norm is over all
+        workers; inside a mapped axis it is this worker's.
+
+    Returns:
+      Scalar, float32 (float64 if an error is), in the unit of the errors: parameter
+      units when error feedback comes after the learning rate. Squares cannot
+      overflow or underflow.
+
+    Raises:
+      ValueError: the state holds no ``ErrorFeedbackState``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import ef_optax
+      >>> tx = ef_optax.error_feedback(ef_optax.top_k(k=1))
+      >>> updates = jnp.array([3., 4., -4.5])
+      >>> _, state = tx.update(updates, tx.init(updates))
+      >>> print(ef_optax.error_norm(state))
+      5.0
+
+    References:
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Lemma 3.
+    """
+    found = _errors(state)
+    if not found:
+        raise ValueError(
+            f"error_norm found no ErrorFeedbackState in a {type(state).__name__}. Pass "
+            "the state of a transformation that holds error_feedback."
+        )
+    scale, squares = scaled_squares(as_accumulators("error_norm", found))
+    return scale * jnp.sqrt(squares)
+
+
+def _is_feedback(node: Any) -> bool:
+    return isinstance(node, ErrorFeedbackState)
+
+
+def _errors(state: Any) -> list[Any]:
+    """Returns the error of every ErrorFeedbackState in `state`, nested ones too."""
+    found = []
+    for node in jax.tree.leaves(state, is_leaf=_is_feedback):
+        if _is_feedback(node):
+            # A compressor or an exchange may keep feedback of its own.
+            found += [node.error, *_errors(tuple(node._replace(error=None)))]
+    return found
 
 
 class MeasuresState(NamedTuple):
@@ -33,30 +91,12 @@ class MeasuresState(NamedTuple):
     inner: Any
 
 
-def _corrected(updates: Any, error: Any) -> list[jax.Array]:
-    """Leaves of updates + error; a leaf missing on one side counts on neither."""
-    pairs = jax.tree.map(
-        lambda update, kept: None if update is None or kept is None else (update, kept),
-        updates,
-        error,
-        is_leaf=lambda x: x is None,
-    )
-    flat = _leaves.float_leaves(pairs, "record_measures", "updates")
-    return [
-        update + kept for update, kept in zip(flat[::2], flat[1::2], strict=True)
-    ]
-
-
 def record_measures(
-    inner: optax.GradientTransformation | None = None,
-    *,
-    axis_name: AxisName = None,
+    inner: optax.GradientTransformation | None = None, *, axis_name: AxisName = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Record density and error norm in the state; updates pass through unchanged.
+    r"""Records density and error norm while training; updates pass unchanged.
 
-    .. math::
-
-      \phi(u_t), \qquad \phi(u_t + e_t), \qquad \|e_{t+1}\|_2
+    .. math:: \phi(u_t), \qquad \phi(u_t + e_t), \qquad \|e_{t+1}\|_2
 
     Alone, it records the density φ(u) of what passes it in a chain. Around error
     feedback it also records the norm of the new error and, if ``inner`` is error
@@ -79,20 +119,18 @@ def record_measures(
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a ``MeasuresState``. Read
       ``state.density`` after a step, inside ``jit`` or ``scan`` too; in a larger
-      state, ``optax.tree.get(state, 'corrected_density')``. Recorded values are
-      float32. An update that is not finite records NaN and is forgotten at the next
-      step.
+      state, ``optax.tree.get(state, 'corrected_density')``. An update that is not
+      finite records NaN, and is forgotten at the next step.
 
     Raises:
-      ValueError: in ``init``, if ``inner`` holds no error feedback; in ``update``,
-        if a leaf of the updates is not floating point (mask such leaves).
-      NameError: in ``update``, if the axis is not bound.
+      ValueError: in ``update``, if ``inner`` holds no error feedback, or a leaf of
+        the updates is not floating point (mask such leaves).
 
     Examples:
       >>> import jax.numpy as jnp
+      >>> import ef_optax
       >>> import optax
-      >>> from ef_optax import measures
-      >>> tx = optax.chain(measures.record_measures(), optax.sgd(0.1))
+      >>> tx = optax.chain(ef_optax.record_measures(), optax.sgd(0.1))
       >>> params = jnp.zeros(4)
       >>> state = tx.init(params)
       >>> updates, state = tx.update(jnp.array([1., 0., -1., 0.]), state, params)
@@ -101,12 +139,9 @@ def record_measures(
 
       Around error feedback, after the learning rate:
 
-      >>> import ef_optax
       >>> tx = optax.chain(
       ...   optax.scale_by_learning_rate(0.5),
-      ...   measures.record_measures(
-      ...     ef_optax.error_feedback(ef_optax.scaled_sign())
-      ...   ),
+      ...   ef_optax.record_measures(ef_optax.error_feedback(ef_optax.scaled_sign())),
       ... )
       >>> state = tx.init(params)
       >>> updates, state = tx.update(jnp.array([8., 4., 4., 8.]), state, params)
@@ -114,30 +149,19 @@ def record_measures(
       [-3. -3. -3. -3.] 2.0
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient
-      Compression Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Figure 2 and
-      Lemma 8.
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Figure 2.
     """
     workers = Workers(axis_name)
-    if inner is not None:
-        check_transformation("record_measures", inner)
+    zero = functools.partial(jnp.zeros, (), jnp.float32)
     wrapped = None if inner is None else optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MeasuresState:
         state = optax.EmptyState() if wrapped is None else wrapped.init(params)
-        if wrapped is not None and not errors(state):
-            raise ValueError(
-                f"record_measures: the state of inner, a {type(state).__name__}, "
-                "holds no ErrorFeedbackState; allowed: None, or a transformation "
-                "that holds error_feedback."
-            )
         return MeasuresState(
             count=jnp.zeros((), jnp.int32),
-            density=jnp.zeros((), jnp.float32),
-            corrected_density=(
-                jnp.zeros((), jnp.float32) if is_feedback(state) else None
-            ),
-            error_norm=None if wrapped is None else jnp.zeros((), jnp.float32),
+            density=zero(),
+            corrected_density=zero() if _is_feedback(state) else None,
+            error_norm=None if wrapped is None else zero(),
             inner=state,
         )
 
@@ -148,20 +172,30 @@ def record_measures(
         **extra_args: Any,
     ) -> tuple[optax.Updates, MeasuresState]:
         check_state("record_measures", state, MeasuresState)
-        incoming = _leaves.float_leaves(updates, "record_measures", "updates")
-        measured = {"density": of_leaves(incoming)}
+        measured = {"density": density(updates)}
         after = state.inner
         if wrapped is not None:
-            if is_feedback(state.inner):
-                measured["corrected_density"] = of_leaves(
+            if _is_feedback(state.inner):
+                measured["corrected_density"] = density(
                     _corrected(updates, state.inner.error)
                 )
             updates, after = wrapped.update(updates, state.inner, params, **extra_args)
             measured["error_norm"] = error_norm(after)
-        # float32 whatever came in, so that the state's types never change
-        measured = {name: x.astype(jnp.float32) for name, x in measured.items()}
-        measured = workers.mean(measured)
+        # Float32 whatever came in, so that the state's types never change.
+        measured = workers.mean(
+            {name: x.astype(jnp.float32) for name, x in measured.items()}
+        )
         count = optax.safe_increment(state.count)
         return updates, state._replace(count=count, inner=after, **measured)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _corrected(updates: Any, error: Any) -> Any:
+    """Returns updates + error; a leaf missing on one side counts on neither."""
+    return jax.tree.map(
+        lambda u, e: None if u is None or e is None else u + e,
+        widen(updates),
+        error,
+        is_leaf=lambda x: x is None,
+    )

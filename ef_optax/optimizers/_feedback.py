@@ -7,17 +7,16 @@ from typing import Any, Literal
 import jax
 import optax
 
-from ef_optax._checks import check_rate
 from ef_optax.compressors import Compressor, scaled_sign
 from ef_optax.exchange import Exchange
-from ef_optax.feedback import error_feedback
+from ef_optax.feedback import Exempt, error_feedback
 from ef_optax.optimizers._parts import decay_weights, heavy_ball
 from ef_optax.workers import AxisName
 
 
 def ef_sgd(
     learning_rate: optax.ScalarOrSchedule,
-    compressor: Compressor | optax.GradientTransformation,
+    compressor: Compressor | Exempt | optax.GradientTransformation,
     *,
     axis_name: AxisName = None,
     exchange: Exchange | None = None,
@@ -28,7 +27,7 @@ def ef_sgd(
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SGD with error feedback for any compressor.
+    r"""SGD with error feedback; use it with any compressor.
 
     .. math::
       p_i &\leftarrow -\gamma\, g_i + e_i \\
@@ -39,8 +38,8 @@ def ef_sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
-      compressor: a :class:`ef_optax.Compressor`; with one worker any optax
-        transformation.
+      compressor: a :class:`ef_optax.Compressor`, or one with :func:`ef_optax.exempt`
+        leaves; with one worker any optax transformation.
       axis_name: the mesh axis of the workers; None for one worker.
       exchange: how messages cross, see :func:`ef_optax.error_feedback`.
       decay: in [0, 1], how much of the error is kept at each step.
@@ -76,7 +75,6 @@ def ef_sgd(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 2
     """
-    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         *heavy_ball(momentum, nesterov, accumulator_dtype, axis_name),
@@ -103,7 +101,7 @@ def ef_sign_sgd(
     mask: Any = None,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""EF-signSGD: scaled signs with error feedback.
+    r"""EF-signSGD, scaled signs with error feedback; to send one bit a coordinate.
 
     .. math::
       p_i &\leftarrow -\gamma\, g_i + e_i \\

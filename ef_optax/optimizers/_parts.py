@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_interval
-from ef_optax._keys import as_key, check_key_given
-from ef_optax.workers import AxisName, local
+from ef_optax._keys import as_key
+from ef_optax.workers import AxisName
+from ef_optax.wrappers import local
 
 Parts = list[optax.GradientTransformation]
 
@@ -45,8 +45,6 @@ def decay_weights(weight_decay: Any, mask: Any) -> Parts:
     """Returns weight decay, or nothing where it is None."""
     if weight_decay is None:
         return []
-    if not callable(weight_decay):
-        check_interval("weight_decay", weight_decay, 0.0)
     return [optax.add_decayed_weights(weight_decay, mask)]
 
 
@@ -56,7 +54,6 @@ def heavy_ball(
     """Returns heavy-ball momentum of each worker's own gradients, or nothing."""
     if momentum is None:
         return []
-    check_interval("momentum", momentum, 0.0, 1.0)
     return [local(optax.trace(momentum, nesterov, accumulator_dtype), axis_name)]
 
 
@@ -64,9 +61,7 @@ def update_noise(noise: Any, key: Any) -> Parts:
     """Returns Gaussian noise from a key that all workers share, or nothing."""
     if noise is None:
         return []
-    check_interval("noise", noise, 0.0)
-    check_key_given("noise", key)
-    as_key("key", key)  # refuse a bad key here, not in init
+    as_key("noise", key)  # refuses a bad key here, not in init
 
     def add_noise() -> optax.GradientTransformation:
         # Made anew by each init, which may donate it; and another stream than that of

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import jax
 import optax
 
-from ef_optax._checks import check_choice, check_interval, check_rate
+from ef_optax._checks import check_choice
 from ef_optax.compressors import scaled_sign, stochastic_sign
 from ef_optax.exchange import Exchange
 from ef_optax.feedback import compress
 from ef_optax.optimizers._parts import decay_weights, update_noise, warm_up
-from ef_optax.vote import Vote, majority_vote
-from ef_optax.workers import AxisName, local
+from ef_optax.vote import majority_vote
+from ef_optax.workers import AxisName
+from ef_optax.wrappers import local
 
 
 def sign_sgd(
@@ -30,7 +31,7 @@ def sign_sgd(
     mask: Any = None,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""signSGD, by majority vote where there are several workers.
+    r"""signSGD, by majority vote of the workers where there are several.
 
     .. math::
       u \leftarrow -\gamma\, \operatorname{sign}\Big(
@@ -78,8 +79,7 @@ def sign_sgd(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithms 1 and 2
     """
-    check_rate(learning_rate)
-    chain = optax.chain(
+    return optax.chain(
         majority_vote(
             axis_name, wire=wire, zero=zero, tie=tie, threshold=threshold,
             quorum=quorum, key=key,
@@ -88,7 +88,6 @@ def sign_sgd(
         *decay_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return Vote(*chain)
 
 
 def signum(
@@ -148,8 +147,8 @@ def signum(
       A :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
-      ValueError: for the reasons of :func:`ef_optax.majority_vote`, if `beta` is
-        outside [0, 1], `momentum` unknown, or if there is noise and no key.
+      ValueError: for the reasons of :func:`ef_optax.majority_vote`, if
+        `momentum` is unknown, or if there is noise and no key.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -166,16 +165,14 @@ def signum(
       <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithm 2, Theorem 3, Section 6
     """
     check_choice("momentum", momentum, ("ema", "heavy_ball"))
-    check_interval("beta", beta, 0.0, 1.0)
     if momentum == "ema":
         # Without debiasing: a positive factor does not change a sign.
         average = optax.ema(beta, debias=False, accumulator_dtype=accumulator_dtype)
     else:
         average = optax.trace(beta, accumulator_dtype=accumulator_dtype)
     if warmup_steps is not None:
-        check_interval("warmup_steps", warmup_steps, 0.0)
         average = warm_up(average, warmup_steps)
-    chain = optax.chain(
+    return optax.chain(
         local(average, axis_name),
         sign_sgd(
             learning_rate, axis_name=axis_name, wire=wire, zero=zero, tie=tie,
@@ -183,7 +180,6 @@ def signum(
             weight_decay=weight_decay, mask=mask, key=key,
         ),
     )
-    return Vote(*chain)
 
 
 def signum_warmup_steps(beta: float) -> int:
@@ -269,7 +265,6 @@ def scaled_sign_sgd(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Section 6
     """
-    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         compress(
@@ -319,7 +314,6 @@ def stochastic_sign_sgd(
       Safaryan and Richtárik, `On Stochastic Sign Descent Methods
       <https://arxiv.org/abs/1905.12938>`_, 2019, Appendix E
     """
-    check_rate(learning_rate)
     return optax.chain(
         *decay_weights(weight_decay, mask),
         compress(stochastic_sign(key), axis_name=axis_name, exchange=exchange),

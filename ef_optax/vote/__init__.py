@@ -1,5 +1,3 @@
 """Votes: exchanges that have no error to keep."""
 
-from ef_optax.vote._majority import Vote, majority_vote, vote_sum
-
-__all__ = ["Vote", "majority_vote", "vote_sum"]
+from ef_optax.vote._majority import majority_vote, vote_sum

@@ -9,29 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import (
-    check_choice,
-    check_float_leaves,
-    check_interval,
-    check_like_params,
-    concrete,
-    float_arrays,
-)
-from ef_optax._keys import (
-    KeyState,
-    as_key,
-    check_key_given,
-    init_keys,
-    leaf_key,
-    next_keys,
-)
+from ef_optax._checks import check_choice, concrete
+from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
 from ef_optax._numerics import flag_of, keep_if, nan_unless
 from ef_optax.vote._packed import Rule, packed_vote
 from ef_optax.workers import AxisName, Workers
-
-
-class Vote(optax.GradientTransformationExtraArgs):
-    """A transformation in which workers vote; error feedback cannot hold one."""
 
 
 def majority_vote(
@@ -43,8 +25,7 @@ def majority_vote(
     threshold: jax.typing.ArrayLike = 0.0,
     quorum: jax.typing.ArrayLike = 0,
     key: Any = None,
-    allow_unvarying: bool = False,
-) -> Vote:
+) -> optax.GradientTransformationExtraArgs:
     r"""The sign that most workers' gradients have.
 
     .. math::
@@ -72,7 +53,6 @@ def majority_vote(
       quorum: the least :math:`|\sum_i \text{vote}_i|`, in workers, that moves a
         coordinate; below it the result is 0 whatever `tie` says.
       key: an int or a JAX key, the same on all workers, for what is random.
-      allow_unvarying: whether some gradients (not all) may be the same on all workers.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`. If any worker's gradient is not
@@ -105,13 +85,10 @@ def majority_vote(
     check_choice("wire", wire, ("psum", "packed"))
     check_choice("zero", zero, ("abstain", "positive", "random"))
     check_choice("tie", tie, ("zero", "positive", "random"))
-    check_interval("threshold", threshold, 0.0)
-    check_interval("quorum", quorum, 0.0)
-    random = [n for n, v in (("zero", zero), ("tie", tie)) if v == "random"]
+    random = [f"{n}='random'" for n, v in (("zero", zero), ("tie", tie))
+              if v == "random"]
     if random:
-        check_key_given(" and ".join(f"{name}='random'" for name in random), key)
-    if key is not None:
-        as_key("key", key)
+        as_key(" and ".join(random), key)  # refuses a bad key here, not in init
 
     def votes_of(g: jax.Array, leaf: int, state: Any, workers: Workers) -> jax.Array:
         vote = jnp.sign(g)
@@ -166,11 +143,11 @@ def majority_vote(
 
     return _vote(
         "majority_vote", axis_name, votes_of, cross,
-        key if random else None, allow_unvarying,
+        key if random else None,
     )
 
 
-def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
+def vote_sum(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
     r"""The sum of the workers' signs, not its sign.
 
     .. math::
@@ -182,7 +159,6 @@ def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
 
     Args:
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
-      allow_unvarying: whether some gradients (not all) may be the same on all workers.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`. If any worker's gradient is not
@@ -209,7 +185,7 @@ def vote_sum(axis_name: AxisName, *, allow_unvarying: bool = False) -> Vote:
         "vote_sum", axis_name,
         lambda g, leaf, state, workers: jnp.sign(g),
         lambda votes, leaves, state, workers: _summed_votes(votes, leaves, workers),
-        None, allow_unvarying,
+        None,
     )
 
 
@@ -241,8 +217,7 @@ def _vote(
     votes_of: Callable[..., jax.Array],
     cross: Callable[..., tuple[list[jax.Array], jax.Array]],
     key: Any,
-    allow_unvarying: bool,
-) -> Vote:
+) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation of votes that cross to a result.
 
     Args:
@@ -251,21 +226,15 @@ def _vote(
       votes_of: ``(gradient, leaf, state, workers) -> votes`` in -1, 0, 1.
       cross: ``(votes, gradients, state, workers) -> (results, finite of all)``.
       key: for what is random, or None.
-      allow_unvarying: whether some gradients may be the same on all workers.
     """
     workers = Workers(axis_name)
 
     def init_fn(params: Any) -> Any:
-        check_float_leaves(name, params)
-        return optax.EmptyState() if key is None else init_keys(key)
+        return optax.EmptyState() if key is None else init_keys("key", key)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
         del extra
-        workers.check_bound()
-        updates = float_arrays(name, updates)
-        check_like_params(name, updates, params)
-        workers.check_crossing(name, updates)
-        workers.refuse_summed(name, updates, allow_unvarying)
+        updates = workers.own_updates(name, updates, params)
         leaves: list[jax.Array]
         treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
@@ -277,4 +246,4 @@ def _vote(
         following = next_keys(state) if isinstance(state, KeyState) else state
         return nan_unless(finite, out), keep_if(finite, following, state)
 
-    return Vote(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax._checks import describe_leaves, named_leaves, shown, warn
+from ef_optax._checks import check_updates, describe, named_leaves, shown, warn
 from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, widen
 
 AxisName = None | str | tuple[str, ...]
-
-# Whether what is traced is held by an error feedback that knows of no exchange.
-_HELD: ContextVar[bool] = ContextVar("held", default=False)
-
-
-@contextlib.contextmanager
-def held_by_feedback() -> Iterator[None]:
-    """Lets `check_crossing` know that an error is kept of what is traced meanwhile."""
-    token = _HELD.set(True)
-    try:
-        yield
-    finally:
-        _HELD.reset(token)
 
 
 class Workers:
@@ -37,11 +22,15 @@ class Workers:
     Every method works on a whole pytree with a fixed few collectives, however many
     leaves it has: leaves are fused into flat buffers.
 
-    Attributes:
+    Args:
       axis_name: the name of the axis, a tuple of names, or None for one worker.
+      index: what stands for the index of this worker, as :meth:`shard` gives it.
+
+    Attributes:
+      axis_name: as given.
     """
 
-    def __init__(self, axis_name: AxisName):
+    def __init__(self, axis_name: AxisName, index: Any = None):
         names = () if axis_name is None else axis_name
         names = (names,) if isinstance(names, str) else names
         if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
@@ -51,10 +40,11 @@ class Workers:
             )
         self.axis_name = axis_name
         self._axes: tuple[str, ...] = names
+        self._index = index
 
     @property
     def is_one(self) -> bool:
-        """Whether there is no axis, so that nothing ever crosses."""
+        """Whether there is no axis, so that nothing is ever sent."""
         return not self._axes
 
     @property
@@ -82,46 +72,45 @@ class Workers:
                 "ef_optax.over_workers, or pass axis_name=None for one worker."
             )
 
-    def check_crossing(self, name: str, tree: Any) -> None:
-        """Refuses an exchange where an error is kept of it; warns where there is none.
+    def own_updates(self, name: str, updates: Any, like: Any) -> Any:
+        """Returns updates of this worker as arrays, and refuses those that are not.
 
         Args:
-          name: of the transformation that exchanges, or with one worker does not.
-          tree: this worker's gradients.
+          name: of the transformation that was given them.
+          updates: a pytree of arrays or numbers.
+          like: what has their shapes, such as the parameters; None if nothing has.
+
+        Raises:
+          NameError: if the axis is not bound.
+          ValueError: if a leaf is no real float, has another shape, or is the same on
+            all workers by its type, which means that it was summed over them.
         """
-        if not self.is_one:
-            if _HELD.get():
-                raise TypeError(
-                    f"error_feedback cannot hold an exchange, and {name} in it "
-                    f"exchanges over axis {self.axis_name!r}: what this worker sent "
-                    "is not known then, so nothing could be kept. Give error_feedback "
-                    f"the compressor and axis_name={self.axis_name!r}, and chain other "
-                    "transformations before it."
-                )
-            return
-        axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(tree)))
-        if axes:
-            name_or_names = next(iter(axes)) if len(axes) == 1 else tuple(sorted(axes))
-            warn(
-                f"{name}: the gradients differ along the mesh axis {name_or_names!r}, "
-                "and axis_name is None: nothing crosses, and each worker makes an "
-                f"update of its own. Pass axis_name={name_or_names!r}, unless you "
-                "average the updates yourself."
-            )
+        self.check_bound()
+        updates = check_updates(name, updates, like)
+        if self.is_one:
+            _warn_of_forgotten_axis(name, updates)
+        else:
+            self._refuse_summed(name, updates)
+        return updates
 
     @property
     def size(self) -> int:
         """The number of workers, static."""
-        self.check_bound()
         return math.prod(lax.axis_size(name) for name in self._axes)
 
     @property
     def index(self) -> Any:
         """The index of this worker; 0 for one worker."""
-        if not self._axes:
-            return 0
-        self.check_bound()
-        return lax.axis_index(self._axes)
+        if self._index is not None:
+            return self._index
+        return 0 if self.is_one else lax.axis_index(self._axes)
+
+    def shard(self, number: Any) -> Workers:
+        """Returns the workers with an index for each shard of each worker.
+
+        What is encoded in so many parts draws random numbers for each of them.
+        """
+        return Workers(self.axis_name, self.index * self.size + number)
 
     def _typed_axes(self) -> frozenset[str]:
         """The axes over which types tell varying from unvarying values.
@@ -153,7 +142,6 @@ class Workers:
     def _reduce(self, collective: Callable[..., Any], tree: Any) -> Any:
         if self.is_one:
             return tree
-        self.check_bound()
         return _fused(
             lambda flat: [collective(x, self._axes) for x in flat], self.varying(tree)
         )
@@ -161,22 +149,31 @@ class Workers:
     def all_gather(self, tree: Any) -> Any:
         """Gathers every leaf from all workers; leaves gain a leading axis [size].
 
-        All leaves cross as bytes in one buffer (one per set of other mesh axes that
+        All leaves are sent as bytes in one buffer (one per set of other mesh axes that
         they vary over).
         """
         if self.is_one:
             return jax.tree.map(lambda x: x[None], tree)
-        self.check_bound()
         return _fused_bytes(self._gather_flat, self.varying(tree))
+
+    def _gather_flat(self, flat: jax.Array) -> jax.Array:
+        # The result is the same everywhere, and where types say so it must too.
+        # Axis by axis: vmap gathers over one axis at a time only.
+        typed = self._typed_axes()
+        out = flat
+        for name in reversed(self._axes):
+            options = {"to": "invarying"} if name in typed else {}
+            out = lax.all_gather(out, name, **options)
+        return out.reshape(self.size, *flat.shape)
 
     def all_to_all(self, tree: Any) -> Any:
         """Sends row j of every leaf to worker j; row i of the result is worker i's.
 
-        Every leaf has a leading axis [size]. All leaves cross as bytes in one buffer.
+        Every leaf has a leading axis [size]. All leaves are sent as bytes in one
+        buffer.
         """
         if self.is_one:
             return tree
-        self.check_bound()
         return _fused_bytes(self._exchange_rows, self.varying(tree), lead=1)
 
     def _exchange_rows(self, rows: jax.Array) -> jax.Array:
@@ -197,6 +194,10 @@ class Workers:
         """
         return self.agreed(all_finite(tree))
 
+    def all_summable(self, tree: Any) -> jax.Array:
+        """Returns the same, and whether sums over a leaf and the workers are finite."""
+        return self.agreed(all_finite(tree, workers=self.size))
+
     def agreed(self, finite: jax.Array) -> jax.Array:
         """Returns whether a flag is true for all parts of this worker."""
         others = tuple(sorted(varying_axes(finite) - set(self._axes)))
@@ -204,17 +205,7 @@ class Workers:
             return finite
         return lax.psum(flag_of(finite, jnp.int32), others) == 0
 
-    def _gather_flat(self, flat: jax.Array) -> jax.Array:
-        # The result is the same everywhere, and where types say so it must too.
-        # Axis by axis: vmap gathers over one axis at a time only.
-        typed = self._typed_axes()
-        out = flat
-        for name in reversed(self._axes):
-            options = {"to": "invarying"} if name in typed else {}
-            out = lax.all_gather(out, name, **options)
-        return out.reshape(self.size, *flat.shape)
-
-    def refuse_summed(self, name: str, tree: Any, allow_unvarying: bool) -> None:
+    def _refuse_summed(self, name: str, updates: Any) -> None:
         """Refuses gradients that are already summed over the workers.
 
         Under shard_map with check_vma=True the gradient with respect to unvarying
@@ -222,29 +213,28 @@ class Workers:
         worker holds the same one, and a vote or an error of it means nothing.
         """
         typed = self._typed_axes()
-        if not typed:
-            return
-        leaves = named_leaves(tree)
-        summed = [name for name, x in leaves if typed - varying_axes(x)]
-        if not summed or (allow_unvarying and len(summed) < len(leaves)):
-            return
-        remedy = (
-            f"Differentiate with ef_optax.local_value_and_grad(loss, "
-            f"{self.axis_name!r}), or cast the parameters with jax.lax.pcast(params, "
-            f"{self.axis_name!r}, to='varying') before jax.grad; do not average the "
-            "gradients, and put ef_optax.accumulate in the place of optax.MultiSteps."
-        )
-        if len(summed) == len(leaves):
+        same = [path for path, x in named_leaves(updates) if typed - varying_axes(x)]
+        if same:
             raise ValueError(
-                f"{name}: no gradient varies over axis {self.axis_name!r}: they are "
-                "already summed over the workers, as jax.grad inside jax.shard_map "
-                "does for parameters that are the same on all workers. " + remedy
+                f"{name}: these gradients are the same on all workers of axis "
+                f"{self.axis_name!r}, so they were already summed: {describe(same)}. "
+                "Inside jax.shard_map take them by ef_optax.local_value_and_grad(loss, "
+                f"{self.axis_name!r}), do not average them, and use "
+                "ef_optax.accumulate in place of optax.MultiSteps. What is the same on "
+                "purpose, such as a constant, says so by jax.lax.pcast(x, "
+                f"{self.axis_name!r}, to='varying')."
             )
-        raise ValueError(
-            f"{name}: some gradients do not vary over axis {self.axis_name!r}: "
-            f"{describe_leaves(summed)}. If they were summed over the workers already, "
-            "that is wrong here. " + remedy + " If they are the same on all workers "
-            "on purpose (a constant, an unused parameter), pass allow_unvarying=True."
+
+
+def _warn_of_forgotten_axis(name: str, updates: Any) -> None:
+    """Warns where types tell that workers differ, and no axis was given."""
+    axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(updates)))
+    if axes:
+        axis = next(iter(axes)) if len(axes) == 1 else tuple(sorted(axes))
+        warn(
+            f"{name}: the gradients differ along the mesh axis {axis!r}, and axis_name "
+            "is None: nothing is sent, and each worker makes an update of its own. "
+            f"Pass axis_name={axis!r}, unless you average the updates yourself."
         )
 
 
@@ -287,34 +277,29 @@ def _fused_bytes(
     There is one buffer per varying type; `collective` takes [..., bytes] with `lead`
     axes before the bytes, and returns [size, bytes].
     """
-
-    def crossed(as_bytes: list[jax.Array]) -> list[jax.Array]:
-        return _fused(lambda flat: [collective(x) for x in flat], as_bytes, lead)
-
-    # Numbers by dtype first: thousands of scalars are one array when they become
-    # bytes. What is bytes already, the bulk of a message, is copied only once.
     leaves: list[Any]
     treedef: Any
     leaves, treedef = jax.tree.flatten(tree)
-    raw = [i for i, x in enumerate(leaves) if x.dtype == jnp.uint8]
-    other = [i for i, x in enumerate(leaves) if x.dtype != jnp.uint8]
-    out: list[Any] = [None] * len(leaves)
+    is_raw = [x.dtype == jnp.uint8 for x in leaves]
+    raw = [x for x, r in zip(leaves, is_raw, strict=True) if r]
+    received: list[jax.Array] = []
 
+    # Numbers by dtype first: thousands of scalars are one array when they become
+    # bytes. What is bytes already, the bulk of a message, is copied only once.
     def together(buffers: list[jax.Array]) -> list[jax.Array]:
-        received = crossed(
-            [*(leaves[i] for i in raw), *(_to_bytes(x, lead) for x in buffers)]
+        out = _fused(
+            lambda flat: [collective(x) for x in flat],
+            [*raw, *(_to_bytes(x, lead) for x in buffers)], lead,
         )
-        for i, x in zip(raw, received[: len(raw)], strict=True):
-            out[i] = x
-        return [
-            _from_bytes(b, x.dtype)
-            for b, x in zip(received[len(raw):], buffers, strict=True)
-        ]
+        received.extend(out[:len(raw)])
+        return [_from_bytes(b, x.dtype) for b, x in zip(out[len(raw):], buffers,
+                                                        strict=True)]
 
-    numbers = _fused(together, [leaves[i] for i in other], lead)
-    for i, x in zip(other, numbers, strict=True):
-        out[i] = x
-    return treedef.unflatten(out)
+    numbers = iter(_fused(
+        together, [x for x, r in zip(leaves, is_raw, strict=True) if not r], lead
+    ))
+    sent = iter(received)
+    return treedef.unflatten(next(sent if r else numbers) for r in is_raw)
 
 
 def _to_bytes(x: jax.Array, lead: int) -> jax.Array:

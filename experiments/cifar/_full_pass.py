@@ -62,7 +62,7 @@ class FullPass:
     def __call__(
         self, params: Any, batch_stats: Any, inputs: Any, labels: Any,
         batches: np.ndarray, key: Any,
-    ) -> tuple[ef_optax.WelfordState, np.ndarray]:
+    ) -> tuple[ef_optax.measures.WelfordState, np.ndarray]:
         """Returns the state of Welford's algorithm after all batches, and samples.
 
         Args:
@@ -76,7 +76,7 @@ class FullPass:
         Returns:
           The state, and the kept coordinates [batches, places].
         """
-        welford, samples = ef_optax.welford_init(params), []
+        welford, samples = ef_optax.measures.welford_init(params), []
         for number, batch in enumerate(batches):
             welford, kept = self._add(
                 welford, params, batch_stats, inputs, labels, batch,
@@ -92,7 +92,7 @@ class FullPass:
         x = self._prepare(key, inputs[batch])
         grads = jax.grad(self._loss)(params, batch_stats, x, labels[batch])
         kept = ravel_pytree(grads)[0][self._places]
-        return ef_optax.welford_update(welford, grads), kept
+        return ef_optax.measures.welford_update(welford, grads), kept
 
     def _loss(self, params: Any, batch_stats: Any, x: Any, y: Any) -> Any:
         if batch_stats is None:
@@ -107,9 +107,9 @@ class FullPass:
 
 
 @jax.jit
-def densities(welford: ef_optax.WelfordState) -> Densities:
+def densities(welford: ef_optax.measures.WelfordState) -> Densities:
     """Returns the densities of a pass; NaN those of the noise after one batch."""
-    mean, variance = ef_optax.welford_finalize(welford)
+    mean, variance = ef_optax.measures.welford_finalize(welford)
     deviation = jax.tree.map(jnp.sqrt, variance)
     return Densities(
         ef_optax.density(mean), ef_optax.density(deviation),

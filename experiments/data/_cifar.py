@@ -150,7 +150,7 @@ def _read_pickled(path: pathlib.Path, cifar: Cifar, count: int) -> Part:
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds a {type(content).__name__}, not a dict.")
-    names = {n.decode() if isinstance(n, bytes) else n: n for n in content}
+    names = {n.decode("latin1") if isinstance(n, bytes) else n: n for n in content}
     missing = [name for name in ("data", cifar.key) if name not in names]
     if missing:
         raise StudyError(f"{path} lacks {' and '.join(missing)}. {_expected(cifar)}")

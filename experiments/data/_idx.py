@@ -11,6 +11,9 @@ import numpy as np
 
 from experiments._registry import StudyError
 
+# No file is read beyond this: the largest of MNIST has 47,040,016 bytes.
+LARGEST = 1 << 26
+
 
 def read_idx(path: pathlib.Path, dims: int) -> np.ndarray:
     """Returns the bytes of an IDX file as an array of so many dimensions.
@@ -19,11 +22,18 @@ def read_idx(path: pathlib.Path, dims: int) -> np.ndarray:
       StudyError: if it cannot be read, or is not such a file.
     """
     try:
-        raw = path.read_bytes()
-        # By content, since some archives decompress files and keep their names.
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with path.open("rb") as file:
+            # By content, since some archives decompress files and keep their names.
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = gzip.GzipFile(fileobj=file) if zipped else file
+            raw = content.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"cannot read {path}: {error}") from error
+    if len(raw) > LARGEST:
+        raise StudyError(
+            f"{path} is not a file of MNIST: it holds more than {LARGEST} bytes."
+        )
     # Two zeros, the code of unsigned bytes, and the number of dimensions.
     if raw[:4] != bytes([0, 0, 8, dims]):
         raise StudyError(

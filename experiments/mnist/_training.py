@@ -51,7 +51,8 @@ class Trainer:
         """Returns how many bits a gradient takes, sent one way."""
         parameters = self.tasks[cell.width].parameters
         # The table counts both ways.
-        return ef_optax.bits_per_step(BITS[cell.method], parameters, workers=1) / 2
+        method = BITS[cell.method]
+        return ef_optax.measures.bits_per_step(method, parameters, workers=1) / 2
 
     def megabytes(self, cell: Cell, steps: np.ndarray) -> np.ndarray:
         """Returns what so many steps send."""

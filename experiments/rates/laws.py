@@ -76,7 +76,8 @@ def drawn(law: Law, signal: np.ndarray, samples: int, seed: int) -> Drawn:
     assert law.draw is not None
     noise = law.draw(jax.random.key(seed), (samples, len(signal)))
     g = jnp.float32(signal)
-    estimate = np.asarray(ef_optax.success_probabilities(g + noise, g), np.float64)
+    success = ef_optax.measures.success_probabilities(g + noise, g)
+    estimate = np.asarray(success, np.float64)
     exact = 1 - np.asarray(law.wrong(signal), np.float64)
     return Drawn(estimate, exact, np.sqrt(exact * (1 - exact) / samples))
 

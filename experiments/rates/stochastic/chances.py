@@ -134,7 +134,7 @@ def lemma_8(config: Any) -> Votes:
             ((1 - np.exp(-((2 * rho - 1) ** 2) * half)) / weights[0]).max()
         ))
         if half <= 16:
-            own = [float(ef_optax.rho_m_norm(
+            own = [float(ef_optax.measures.rho_m_norm(
                 jnp.ones(1), jnp.float32([r]), 2 * half
             )) for r in rho[::10]]
             library = max(library, float(np.abs(weights[1][::10] - own).max()))

@@ -179,8 +179,8 @@ class Descent:
             size = jnp.abs(step.gradient)
             clear = scale < 3**0.5 / 2 * size
             return {
-                "ρ": ef_optax.rho_norm(step.gradient, success(size / scale)),
-                "l^{1,2}": ef_optax.l12_norm(step.gradient, scale),
+                "ρ": ef_optax.measures.rho_norm(step.gradient, success(size / scale)),
+                "l^{1,2}": ef_optax.measures.l12_norm(step.gradient, scale),
                 "mixed": jnp.sum(jnp.where(clear, size, size**2 / scale)),
             }
 
@@ -204,7 +204,7 @@ class Descent:
         def norm(g: jax.Array) -> jax.Array:
             assert noise.success is not None
             rho = noise.success(jnp.abs(g) / self.config.noise)
-            return ef_optax.rho_m_norm(g, rho, simulation.workers)
+            return ef_optax.measures.rho_m_norm(g, rho, simulation.workers)
 
         # All at once: in the scan the beta function would take longer than the step.
         over = jax.jit(jax.vmap(jax.vmap(norm)))

@@ -85,7 +85,7 @@ def cones(config: Config, rate: float = 1e-3) -> dict[float, Cone]:
     def at(epsilon: Any, x: Any) -> Any:
         samples = jax.vmap(lambda i: _problems.gradient_3(x, i, epsilon))(jnp.arange(2))
         gradient = samples.sum(0)  # of f, whose terms are drawn one in two
-        success = ef_optax.success_probabilities(samples, gradient)
+        success = ef_optax.measures.success_probabilities(samples, gradient)
         moved = x + jax.vmap(lambda g: tx.update(g, tx.init(g))[0])(samples)
         inner = jnp.prod(_problems.vectors_3(epsilon) @ x)
         return jnp.where(gradient == 0, jnp.nan, success), moved, inner

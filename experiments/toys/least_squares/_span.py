@@ -28,8 +28,8 @@ def remember_span(
 ) -> optax.GradientTransformation:
     """Passes gradients on and remembers their span, one at a time.
 
-    `ef_optax.span_distance` takes all gradients at once; that would be a decomposition
-    at every step.
+    `ef_optax.measures.span_distance` takes all gradients at once; that would be a
+    decomposition at every step.
 
     Args:
       room: for so many dimensions.

@@ -28,14 +28,14 @@ class Shape(NamedTuple):
     diamond: float
 
 
-norms = jax.jit(jax.vmap(ef_optax.l12_norm))
+norms = jax.jit(jax.vmap(ef_optax.measures.l12_norm))
 
 
 @jax.jit
 def radii(level: Any, sigma: Any, angles: jax.Array) -> jax.Array:
     """Returns how far from 0 the norm has a level, in each direction, by bisection."""
     units = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-    norm = jax.vmap(functools.partial(ef_optax.l12_norm, sigma=sigma))
+    norm = jax.vmap(functools.partial(ef_optax.measures.l12_norm, sigma=sigma))
     # The norm is between the l1 norm without noise and a multiple of the squared one.
     high = jnp.full(len(units), 2 * (level + jnp.sqrt(2 * level * sigma)))
 
@@ -64,7 +64,8 @@ def measure(level: float, sigma: float, directions: int) -> Shape:
 
 def level_at(distance: float, sigma: float) -> float:
     """Returns the norm of (distance, 0)."""
-    return float(ef_optax.l12_norm(np.array([distance, 0.0], np.float32), sigma))
+    gradient = np.array([distance, 0.0], np.float32)
+    return float(ef_optax.measures.l12_norm(gradient, sigma))
 
 
 def worst_ratios(

@@ -17,7 +17,8 @@ from experiments.toys.rosenbrock._runs import Setting
 def _looks(x: jax.Array, batch: Any, noise: Any, chances: jax.Array) -> Any:
     def at(x: jax.Array) -> Any:
         excess = problem.success_excess(x, batch, noise, chances)
-        return excess, ef_optax.rho_norm(problem.gradient(x), 0.5 + 0.5 * excess)
+        rho = 0.5 + 0.5 * excess
+        return excess, ef_optax.measures.rho_norm(problem.gradient(x), rho)
 
     return jax.vmap(jax.vmap(at))(x)
 
@@ -47,7 +48,7 @@ def _estimates(x: jax.Array, batch: Any, noise: Any, drawn: Any) -> jax.Array:
         samples = jax.vmap(
             lambda drawn: problem.stochastic_gradient(x, drawn, batch, noise)
         )(drawn)
-        estimate = ef_optax.success_probabilities(samples, g)
+        estimate = ef_optax.measures.success_probabilities(samples, g)
         return jnp.where(g == 0, 1.0, estimate).min()
 
     return jax.vmap(at)(x, drawn)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from ef_optax._checks import check_static_int, describe_leaves, shown
-from ef_optax.workers._local import declares, per_worker_leaves, refuse_plain
-from ef_optax.workers._specs import names_in, of_param
+from ef_optax._checks import check_count, describe
+from ef_optax.mesh._specs import names_in, of_param, refuse_plain
+from ef_optax.workers import declares, per_worker_leaves
 
 # Words of a raw key -> the implementation that has so many.
 _RAW_KEYS = {2: "threefry2x32", 4: "rbg"}
@@ -27,7 +27,7 @@ def resize_workers(
     mesh: Mesh | AbstractMesh | None = None,
     param_specs: Any = None,
 ) -> Any:
-    r"""Returns optimizer state for another number of workers.
+    r"""Converts optimizer state to another number of workers, losing no error.
 
     .. math::
       e'_j \leftarrow \frac1M \sum_{i=1}^M e_i
@@ -62,19 +62,18 @@ def resize_workers(
       param_specs: how they split them, as given to :func:`ef_optax.over_workers`.
 
     Returns:
-      The state for `count` workers; the same objects where nothing changes, that is
-      all of them if there are `count` workers already or if nothing belongs to one.
-      Of what belongs to one worker:
+      The state for `count` workers; the same object if there are `count` workers
+      already or if nothing belongs to one. Of what belongs to one worker:
 
       - floating-point leaves are the mean, taken in float64, on every worker;
       - integers and booleans are what all had, or the largest where they differed;
       - random keys, typed or raw, stay with their workers, and new workers get new
         ones folded from those;
-      - NumPy arrays stay NumPy arrays; JAX arrays are on the default device.
+      - NumPy arrays stay NumPy arrays; JAX arrays that were on several devices are on
+        the default device, those too that all workers have alike.
 
     Raises:
-      TypeError: if a leaf is traced, abstract, or cannot be read by this process, or
-        if a dict stands where one of this package's states was.
+      TypeError: if a dict stands where one of this package's states was.
       ValueError: if `count` is below 1, if the worker axes of the leaves disagree, or
         if parameters are split and nothing says how.
 
@@ -88,13 +87,12 @@ def resize_workers(
        [1.5 2. ]
        [1.5 2. ]]
     """
-    count = check_static_int("count", count, 1)
+    count = check_count("count", count)
     refuse_plain("resize_workers", state)
     if (mesh is None) != (param_specs is None):
         raise ValueError(
             "resize_workers: param_specs name axes of a mesh, so give mesh and "
-            f"param_specs, or neither; got mesh={shown(mesh)} and "
-            f"param_specs={shown(param_specs)}."
+            "param_specs, or neither."
         )
     specs = dict(jax.tree_util.tree_leaves_with_path(param_specs))
 
@@ -102,7 +100,7 @@ def resize_workers(
         """Returns over how many parts of the model the shards of a leaf are."""
         if mesh is None:
             return 1
-        names = names_in(of_param(path, leaf, "rows", specs))
+        names = names_in(of_param(path, leaf, "shard", specs))
         return math.prod(mesh.shape[name] for name in names)
 
     size = _size(state)
@@ -111,49 +109,38 @@ def resize_workers(
     return _resize(state, size, count, parts)
 
 
+_LAYOUT = (
+    "It takes state as ef_optax.over_workers lays it out: what belongs to one worker "
+    "has a leading worker axis (axis_name=None gives none), and nothing else has."
+)
+
+
 def _size(state: Any) -> int | None:
     """Returns the number of workers a state is for, None if it does not depend on it.
 
     Raises:
-      TypeError, ValueError: as above.
+      ValueError: as above.
     """
     own = jax.tree.leaves(per_worker_leaves(state))
-    sizes: dict[int, list[str]] = {}
+    sizes: dict[tuple[int, ...], list[str]] = {}
     flat = jax.tree_util.tree_leaves_with_path(state)
     for (path, x), belongs in zip(flat, own, strict=True):
-        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
-            raise TypeError(
-                "resize_workers makes arrays of other shapes from the values of these, "
-                f"so it needs arrays; got {shown(x)}: call it outside jit, on a state "
-                "and not on its shapes."
-            )
         if belongs:
             name = jax.tree_util.keystr(path)
-            if not np.shape(x):
-                raise ValueError(
-                    f"resize_workers: {name} belongs to one worker, but has no worker "
-                    "axis: shape (). " + _LAYOUT
-                )
-            sizes.setdefault(np.shape(x)[0], []).append(name)
+            sizes.setdefault(np.shape(x)[:1], []).append(name)
         elif getattr(path[-1], "name", "") == "count" and np.shape(x):
             raise ValueError(
                 f"resize_workers: {jax.tree_util.keystr(path)} is the same on all "
                 f"workers, but has the shape {np.shape(x)}, as in a state that was "
                 "made inside jax.pmap. " + _LAYOUT
             )
-    if len(sizes) > 1:
-        told = "; ".join(f"{n}: {describe_leaves(p)}" for n, p in sizes.items())
+    if len(sizes) > 1 or () in sizes:
+        told = "; ".join(f"{n}: {describe(p)}" for n, p in sizes.items())
         raise ValueError(
             "resize_workers: the leaves do not agree about the number of workers: "
             f"{told}. " + _LAYOUT
         )
-    return next(iter(sizes), None)
-
-
-_LAYOUT = (
-    "It takes state as ef_optax.over_workers lays it out: what belongs to one worker "
-    "has a leading worker axis (axis_name=None gives none), and nothing else has."
-)
+    return next(iter(sizes))[0] if sizes else None
 
 
 def _resize(
@@ -161,29 +148,43 @@ def _resize(
 ) -> Any:
     def of_node(node: Any) -> Any:
         if not declares(node):
-            return node
-        cls, new = type(node), node._asdict()
-        own = {field: new[field] for field in cls.per_worker}
-        if cls.padding_field is not None and jax.tree.leaves(own):
-            cut, padding = _cut_anew(own, new[cls.padding_field], size, count, parts)
-            return node._replace(**cut, **{cls.padding_field: padding})
+            return _on_default_device(node)
+        new = node._asdict()
+        own = {field: new[field] for field in node.per_worker}
+        rest = {
+            field: _resize(value, size, count, parts)
+            for field, value in new.items() if field not in own
+        }
+        padding = getattr(node, "padding_field", None)
+        if padding is not None and jax.tree.leaves(own):
+            own, pads = _cut_anew(own, new[padding], size, count, parts)
+            return node._replace(**rest | own | {padding: pads})
         spread = functools.partial(_spread, size=size, count=count)
-        return node._replace(**{
-            field: jax.tree.map(spread, value) if field in own
-            else _resize(value, size, count, parts) for field, value in new.items()
-        })
+        return node._replace(**rest | jax.tree.map(spread, own))
 
     return jax.tree.map(of_node, state, is_leaf=declares)
+
+
+def _on_default_device(x: Any) -> Any:
+    """Returns an array as it is, or on one device if it is on several."""
+    if not isinstance(x, jax.Array) or len(x.devices()) == 1:
+        return x
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _on_default_device(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return _like(np.asarray(x), x)
 
 
 def _spread(x: Any, size: int, count: int) -> Any:
     """Returns what each of `count` workers has in the place of a leaf [size, ...]."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return _more_keys(x, size, count)
+        return _more_keys(_on_default_device(x), size, count)
     if x.dtype == jnp.uint32 and x.ndim == 2 and x.shape[1] in _RAW_KEYS:
-        keys = jax.random.wrap_key_data(jnp.asarray(x), impl=_RAW_KEYS[x.shape[1]])
+        keys = jax.random.wrap_key_data(
+            jnp.asarray(np.asarray(x)), impl=_RAW_KEYS[x.shape[1]]
+        )
         return _like(jax.random.key_data(_more_keys(keys, size, count)), x)
-    old = _host(x)
+    old = np.asarray(x)
     if jnp.issubdtype(old.dtype, jnp.floating):
         one = np.mean(old, axis=0, dtype=np.float64)
     elif jnp.issubdtype(old.dtype, jnp.complexfloating):
@@ -196,34 +197,22 @@ def _spread(x: Any, size: int, count: int) -> Any:
 
 def _more_keys(keys: Any, size: int, count: int) -> Any:
     """Returns the keys of the first `count` workers, with new ones for new workers."""
-    new = [
-        jax.random.fold_in(keys[i % size], i) if keys.ndim == 1
-        else jax.vmap(jax.random.fold_in, (0, None))(keys[i % size].ravel(), i)
-        .reshape(keys.shape[1:])
-        for i in range(size, count)
-    ]
-    return jnp.concatenate([keys[:count], *(key[None] for key in new)])
+    fold = jax.random.fold_in
+    for _ in keys.shape[1:]:
+        fold = jax.vmap(fold, (0, None))
+    new = [fold(keys[i % size], i)[None] for i in range(size, count)]
+    return jnp.concatenate([keys[:count], *new])
 
 
 def _cut_anew(
-    shards: Any,
-    padding: Any,
-    size: int,
-    count: int,
-    parts: Callable[[Any, Any], int],
+    shards: Any, padding: Any, size: int, count: int, parts: Callable[[Any, Any], int]
 ) -> tuple[Any, Any]:
     """Returns shards [size, rows] as [count, rows], and their padding."""
-    flat = jax.tree_util.tree_leaves_with_path(shards)
-    old = _host(padding)
-    if old.shape != (len(flat),):
-        raise ValueError(
-            f"resize_workers: padding has the shape {old.shape} for {len(flat)} leaves "
-            "of shards. " + _LAYOUT
-        )
-    new, cut = old.copy(), []
+    treedef: Any
+    flat, treedef = jax.tree_util.tree_flatten_with_path(shards)
+    new, cut = np.array(padding), []
     for i, (path, x) in enumerate(flat):
-        name = jax.tree_util.keystr(path)
-        of_model = parts(path, x)
+        of_model, name = parts(path, x), jax.tree_util.keystr(path)
         if _is_split(x) and of_model == 1:
             raise ValueError(
                 f"resize_workers: the shards {name} are split over a mesh axis of the "
@@ -231,26 +220,20 @@ def _cut_anew(
                 "param_specs=...)."
             )
         rows = x.shape[-1] // of_model
-        numbers = size * rows - int(old[i])
+        numbers = size * rows - int(new[i])
         if x.shape != (size, of_model * rows) or not 0 <= numbers <= size * rows:
             raise ValueError(
                 f"resize_workers: the shards {name} of shape {x.shape} in {of_model} "
-                f"parts with a padding of {old[i]} are not those of {size} workers. "
+                f"parts with a padding of {new[i]} are not those of {size} workers. "
                 f"{_LAYOUT}"
             )
-        pieces = _cut(_host(x).reshape(size, of_model, rows), numbers, count)
-        new[i] = count * pieces.shape[-1] - numbers
-        cut.append(_like(pieces.reshape(count, -1), x))
-    return jax.tree.unflatten(jax.tree.structure(shards), cut), _like(new, padding)
-
-
-def _cut(x: np.ndarray, numbers: int, count: int) -> np.ndarray:
-    """Returns what is in [size, parts, rows] in [count, parts, rows]."""
-    size, parts, rows = x.shape
-    flat = np.swapaxes(x, 0, 1).reshape(parts, size * rows)[:, :numbers]
-    rows = -(-numbers // count)
-    out = np.pad(flat, ((0, 0), (0, count * rows - numbers)))
-    return np.swapaxes(out.reshape(parts, count, rows), 0, 1)
+        # One row a worker and part -> one a part -> the rows of the new workers.
+        whole = np.swapaxes(np.asarray(x).reshape(size, of_model, rows), 0, 1)
+        whole = whole.reshape(of_model, size * rows)[:, :numbers]
+        new[i] = -numbers % count
+        whole = np.pad(whole, ((0, 0), (0, new[i]))).reshape(of_model, count, -1)
+        cut.append(_like(np.swapaxes(whole, 0, 1).reshape(count, -1), x))
+    return treedef.unflatten(cut), _like(new, padding)
 
 
 def _is_split(x: Any) -> bool:
@@ -260,19 +243,6 @@ def _is_split(x: Any) -> bool:
         isinstance(sharding, NamedSharding)
         and any(sharding.mesh.shape[n] > 1 for n in names_in(sharding.spec[1:]))
     )
-
-
-def _host(x: Any) -> np.ndarray:
-    if isinstance(x, jax.Array) and not (
-        x.is_fully_addressable or x.is_fully_replicated
-    ):
-        raise TypeError(
-            "resize_workers: this process cannot read the whole of an array of shape "
-            f"{x.shape}, which is spread over several. Gather it with "
-            "jax.experimental.multihost_utils.process_allgather(state, tiled=True), or "
-            "read it from a checkpoint as NumPy arrays."
-        )
-    return np.asarray(x)
 
 
 def _like(new: Any, old: Any) -> Any:

@@ -14,9 +14,10 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
-from ef_optax._checks import check_transformation, leaf_dtype
-from ef_optax.workers._layout import Layout
-from ef_optax.workers._local import per_worker_leaves
+from ef_optax._numerics import leaf_dtype
+from ef_optax.mesh._layout import Layout
+from ef_optax.mesh._specs import specs_of
+from ef_optax.workers import state_owners
 
 
 def over_workers(
@@ -26,7 +27,7 @@ def over_workers(
     *,
     param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Lets `tx` exchange between the devices of a mesh, under plain :func:`jax.jit`.
+    r"""Runs `tx` with one worker on each device; use it under plain ``jit``.
 
     .. math::
       (g_1, \dots, g_M) \mapsto u
@@ -70,10 +71,9 @@ def over_workers(
       For shardings of the state see :func:`ef_optax.state_specs`.
 
     Raises:
-      TypeError: if `mesh` is no mesh, `tx` no transformation.
-      ValueError: if the mesh has not the axis or has others than the specs name, or if
-        it is abstract and given arrays; at trace time, if gradients have not the
-        leading axis, the state was made for another number of workers, `tx` returns
+      ValueError: if the mesh has not the axis or has others than the specs name; at
+        trace time, if gradients have not the leading axis, parameters are split over
+        the workers, the state was made for another number of workers, `tx` returns
         what still differs between them, or workers are mapped over already.
 
     Examples:
@@ -86,7 +86,6 @@ def over_workers(
       >>> print(updates)
       [ 1. -1.  0.]
     """
-    check_transformation("over_workers", tx)
     layout = Layout(mesh, axis_name, param_specs)
     inner = optax.with_extra_args_support(tx)
 
@@ -97,50 +96,64 @@ def over_workers(
 
     def init_fn(params: Any) -> Any:
         layout.check_outside()
-        layout.check_devices(params)
+        layout.check_params(params)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params))
+        if isinstance(mesh, AbstractMesh) and not traced:
+            raise ValueError(
+                "over_workers: an abstract mesh has no devices. It tells the shapes of "
+                "a state, jax.eval_shape(tx.init, params); for the state itself give a "
+                "mesh of devices, such as worker_mesh()."
+            )
         return init(params)
 
     @jax.jit
     def init(params: Any) -> Any:
-        specs = layout.specs_of_params("params", params)
+        specs = layout.specs_of_params(params)
         params = layout.reshard(params, specs)
-        shapes: list[Any] = []
+        found: list[Any] = []
 
         def look(params: Any) -> tuple[()]:
-            shapes.append(jax.tree.map(
+            state = inner.init(params)
+            owners = state_owners(state)
+            shapes = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(jnp.shape(x), leaf_dtype(x)),
-                _lead(inner.init(params)),
-            ))
+                _lead(state, owners),
+            )
+            found.extend((shapes, owners))
             return ()
 
         # What init returns is known only where the axis is bound.
         jax.eval_shape(mapped(look, (specs,), P()), params)
-        out_specs = layout.specs_of_state(shapes[0])
-        return mapped(lambda p: _lead(inner.init(p)), (specs,), out_specs)(params)
+        shapes, owners = found
+        return mapped(
+            lambda params: _lead(inner.init(params), owners), (specs,),
+            specs_of(shapes, owners, axis_name, param_specs),
+        )(params)
 
     def update(
         rest: Any, grads: Any, state: Any, params: Any, arrays: Any
     ) -> tuple[Any, Any]:
+        owners = state_owners(state)
         layout.check_gradients(grads, params)
-        layout.check_state(state)
-        specs = layout.specs_of_params("gradients", grads)
-        state_specs = layout.specs_of_state(state)
+        layout.check_state(state, owners)
+        specs = layout.specs_of_params(grads)
+        state_specs = specs_of(state, owners, axis_name, param_specs)
 
         def one(grads: Any, state: Any, params: Any, arrays: Any) -> tuple[Any, Any]:
             grads = jax.tree.map(lambda g: lax.squeeze(g, (0,)), grads)
             updates, state = inner.update(
-                grads, _unlead(state), params, **_join(arrays, rest)
+                grads, _unlead(state, owners), params, **_join(arrays, rest)
             )
-            layout.check_updates(updates, specs)
-            state = _lead(state)
-            layout.check_new_state(state, layout.specs_of_state(state))
+            layout.check_same("updates", updates, specs)
+            state = _lead(state, owners)
+            layout.check_same("state", state, state_specs)
             return updates, state
 
         args = (grads, state, params, arrays)
         in_specs = (
             layout.specs_of_gradients(grads),
             state_specs,
-            layout.specs_of_params("params", params),
+            layout.specs_of_params(params),
             jax.tree.map(lambda _: P(), arrays),
         )
         return mapped(one, in_specs, (specs, state_specs))(
@@ -154,6 +167,7 @@ def over_workers(
         updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
         layout.check_outside()
+        layout.check_params(params)
         arrays, rest = _split(extra)
         run = update_arrays
         if jax.tree.leaves(rest):
@@ -163,18 +177,17 @@ def over_workers(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _lead(state: Any) -> Any:
+def _lead(state: Any, owners: Any) -> Any:
     """Gives what belongs to one worker a leading axis of one worker."""
     return jax.tree.map(
-        lambda x, own: lax.expand_dims(x, (0,)) if own else x,
-        state, per_worker_leaves(state),
+        lambda x, owner: x if owner == "all" else lax.expand_dims(x, (0,)),
+        state, owners,
     )
 
 
-def _unlead(state: Any) -> Any:
+def _unlead(state: Any, owners: Any) -> Any:
     return jax.tree.map(
-        lambda x, own: lax.squeeze(x, (0,)) if own else x,
-        state, per_worker_leaves(state),
+        lambda x, owner: x if owner == "all" else lax.squeeze(x, (0,)), state, owners
     )
 
 

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_state, check_transformation
 from ef_optax._numerics import keep_if, varying_axes, zero_unless
-from ef_optax.workers._local import declares
-from ef_optax.workers._workers import AxisName, Workers
+from ef_optax.workers import AxisName, Workers, declares
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -31,7 +29,7 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(
     tx: optax.GradientTransformation, axis_name: AxisName = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Makes a step whose update is not finite one that changes nothing.
+    r"""Skips steps whose update is NaN or infinite; put it around an optimizer.
 
     .. math::
       (u, s) \leftarrow \begin{cases}
@@ -45,8 +43,9 @@ def skip_nonfinite(
     momenta before the exchange, counts of schedules and random keys, which moved on
     those workers whose own gradient was finite.
 
-    :func:`optax.apply_if_finite` looks at the gradients instead, so that each worker
-    would decide for itself whether to take part in a collective.
+    Use it in place of :func:`optax.apply_if_finite`, which looks at the gradients
+    instead: each worker decides for itself whether to take part in a collective, and
+    under :func:`jax.pmap` the first NaN of one worker makes all of them wait forever.
 
     It looks at the update alone. A transformation that makes something finite of a NaN
     (:func:`ef_optax.accept_if_lower` refuses the step itself) is never skipped. **An
@@ -71,10 +70,9 @@ def skip_nonfinite(
       :class:`SkipNonfiniteState`. Steps that are taken are those of `tx`.
 
     Raises:
-      TypeError: if `tx` is no transformation; at init, if it holds an
-        :class:`optax.MultiSteps`.
-      ValueError: at trace time, if the update varies over the axis, that is, has not
-        crossed.
+      TypeError: at init, if `tx` holds an :class:`optax.MultiSteps`.
+      ValueError: at trace time, if the update varies over the axis, that is, was not
+        exchanged.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -88,7 +86,6 @@ def skip_nonfinite(
       [0. 0.] 1
     """
     workers = Workers(axis_name)
-    check_transformation("skip_nonfinite", tx)
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params: Any) -> SkipNonfiniteState:
@@ -104,8 +101,6 @@ def skip_nonfinite(
     def update_fn(
         updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
     ):
-        workers.check_bound()
-        check_state("skip_nonfinite", state, SkipNonfiniteState)
         out, inner = tx.update(updates, state.inner, params, **extra)
         finite = workers.all_finite(out)
         _refuse_local(finite, workers)
@@ -127,7 +122,7 @@ def _as_it_was(before: Any, after: Any) -> Any:
         if not declares(old):
             return old
         return type(old)(*(
-            n if field in type(old).goes_on else _as_it_was(o, n)
+            n if field in getattr(old, "goes_on", ()) else _as_it_was(o, n)
             for field, o, n in zip(old._fields, old, new, strict=True)
         ))
 

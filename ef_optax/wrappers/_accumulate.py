@@ -10,22 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import (
-    check_interval,
-    check_same_structure,
-    check_state,
-    check_transformation,
-    concrete,
-    float_arrays,
+from ef_optax._checks import check_interval, concrete
+from ef_optax._numerics import (
+    cast_varying,
     leaf_dtype,
+    varying_axes,
+    wide,
+    zero_unless,
 )
-from ef_optax._numerics import cast_varying, varying_axes, wide, zero_unless
-from ef_optax.workers._local import per_worker
-from ef_optax.workers._workers import AxisName, Workers
+from ef_optax.workers import AxisName, Workers
 
 
-# A step that skip_nonfinite refuses must not bring back the gradients that caused it.
-@per_worker("acc_grads", goes_on=("acc_grads", "mini_step"))
 class AccumulateState(NamedTuple):
     """State of :func:`ef_optax.accumulate`.
 
@@ -43,14 +38,17 @@ class AccumulateState(NamedTuple):
     gradient_step: jax.Array
 
 
+AccumulateState.per_worker = ("acc_grads",)  # type: ignore[attr-defined]
+# A step that skip_nonfinite refuses must not bring back the gradients that caused it.
+AccumulateState.goes_on = ("acc_grads", "mini_step")  # type: ignore[attr-defined]
+
+
 def accumulate(
     tx: optax.GradientTransformation,
     every: int | Callable[[jax.Array], jax.typing.ArrayLike],
     axis_name: AxisName = None,
-    *,
-    allow_unvarying: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Averages gradients of several steps; nothing crosses before the last of them.
+    r"""Averages gradients over steps, and exchanges on the last of them only.
 
     .. math::
       \bar g_i \leftarrow \tfrac1k \sum_{t=1}^{k} g_{i,t}, \qquad
@@ -63,7 +61,7 @@ def accumulate(
     :func:`jax.vmap` both branches are computed and one is selected.
 
     With one worker it does what :class:`optax.MultiSteps` does. That one runs `tx`,
-    and what crosses in it, at every step, and does not tell that the gradients it
+    and the exchange in it, at every step, and does not tell that the gradients it
     keeps belong to one worker.
 
     Put :func:`ef_optax.accept_if_lower` inside and not around: an update of 0 lowers
@@ -74,7 +72,6 @@ def accumulate(
       every: :math:`k`, at least 1; or a function from the number of steps that `tx`
         took to it.
       axis_name: the mesh axis of the workers; None for one worker.
-      allow_unvarying: whether some gradients (not all) may be the same on all workers.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs` with :class:`AccumulateState`.
@@ -85,7 +82,6 @@ def accumulate(
       transformations of this library. The next sum starts at 0 in any case.
 
     Raises:
-      TypeError: if `tx` is no transformation or `every` no number.
       ValueError: if `every` is not an integer from 1 on; at trace time, if leaves are
         not of a real floating-point dtype, if gradients differ in structure from the
         parameters at init, or are already summed over the axis.
@@ -102,12 +98,10 @@ def accumulate(
       [-1.5 -1.5]
     """
     workers = Workers(axis_name)
-    check_transformation("accumulate", tx)
-    if not callable(every):
-        check_interval("every", every, 1)
-        number = concrete(every)
-        if number is not None and not number.is_integer():
-            raise ValueError(f"every must be an integer; got {every!r}.")
+    check_interval("every", every, 1)
+    number = concrete(every)
+    if number is not None and not number.is_integer():
+        raise ValueError(f"every must be an integer; got {every!r}.")
     inner_tx = optax.with_extra_args_support(tx)
 
     def init_fn(params: Any) -> AccumulateState:
@@ -124,11 +118,7 @@ def accumulate(
     def update_fn(
         updates: Any, state: AccumulateState, params: Any = None, **extra: Any
     ):
-        workers.check_bound()
-        check_state("accumulate", state, AccumulateState)
-        updates = float_arrays("accumulate", updates)
-        check_same_structure("accumulate", updates, state.acc_grads)
-        workers.refuse_summed("accumulate", updates, allow_unvarying)
+        updates = workers.own_updates("accumulate", updates, state.acc_grads)
         needed = every(state.gradient_step) if callable(every) else every
         count = optax.safe_increment(state.mini_step)
         total = jax.tree.map(
