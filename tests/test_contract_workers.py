@@ -110,7 +110,7 @@ def test_what_optax_wraps_around_an_exchange_is_refused_unless_typed():
     case, vote = CASES["vote"], eo.majority_vote(AXIS)
     for tx, error, message in (
         # What is accumulated starts as zeros that are the same on all workers.
-        (optax.MultiSteps(vote, 2), ValueError, "varies"),
+        (optax.MultiSteps(vote, 2), ValueError, "already summed"),
         # Each worker would decide alone whether to call the collective.
         (optax.apply_if_finite(vote, 9), TypeError, "types"),
     ):

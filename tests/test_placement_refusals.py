@@ -79,7 +79,7 @@ def test_an_abstract_mesh_has_no_devices_for_a_state():
 def test_a_mesh_without_the_axis_is_refused():
     vote = eo.majority_vote(AXIS)
     for mesh, axis, error, message in (
-        (eo.worker_mesh(4, "data"), AXIS, ValueError, "axis_name='workers'.*which has 'data'"),
+        (eo.worker_mesh(4, "data"), AXIS, ValueError, "name='workers'.*has 'data'"),
         (mesh_of(PAIR), AXIS, ValueError, "which has 'devices', 'hosts'"),
         (mesh_of(PAIR), "hosts", ValueError, r"'devices' of the mesh is neither.*"
          r"axis_name=\('hosts', 'devices'\)"),

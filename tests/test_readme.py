@@ -18,7 +18,7 @@ from experiments._registry import STUDIES
 README = pathlib.Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
 SNIPPETS = dict(zip(
-    ("chain", "pmap", "shard_map", "jit", "checkpoint", "ddp", "compressor"),
+    ("chain", "pmap", "shard_map", "jit", "placed", "checkpoint", "ddp", "compressor"),
     re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL), strict=True,
 ))
 TRUTH = jnp.array([1.0, -2.0, 3.0])
@@ -70,6 +70,15 @@ def test_under_plain_jit():
         batch = batches(seed, names["mesh"].size)
         params, state = names["step"](params, state, batch)
     np.testing.assert_allclose(params, TRUTH, atol=0.05)
+
+
+def test_a_state_that_jit_places_rightly():
+    names = run("jit") | {"params": jnp.zeros(3)}
+    batch = batches(0, names["mesh"].size)
+    args = names["params"], names["tx"].init(names["params"]), batch
+    plain = ef_optax.wire_report(names["step"], *args).bytes_sent
+    exec(SNIPPETS["placed"], names)
+    assert ef_optax.wire_report(names["step"], *args).bytes_sent == plain
 
 
 def test_a_checkpoint_and_another_number_of_workers(tmp_path, monkeypatch, capsys):

@@ -83,7 +83,7 @@ def top_k(
       Stich et al., `Sparsified SGD with Memory
       <https://arxiv.org/abs/1809.07599>`_, 2018
     """
-    amount = f"k={k}" if k is not None else f"fraction={fraction}"
+    amount = f"k={k}" if k is not None else f"fraction={fraction!s}"
     k, part = _amount(k, fraction)
     check_choice("per", per, ("leaf", "tree"))
     name = f"top_k({amount}, per={per!r})"
@@ -199,7 +199,7 @@ def random_k(
       Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
       Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Remark 5
     """
-    amount = f"k={k}" if k is not None else f"fraction={fraction}"
+    amount = f"k={k}" if k is not None else f"fraction={fraction!s}"
     k, part = _amount(k, fraction)
     as_key("key", key)  # refuses a bad key here, not in init
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ef_optax._checks import describe, named_leaves
+from ef_optax._checks import describe, named_leaves, shown
 from ef_optax._numerics import varying_axes
 from ef_optax.mesh._specs import Names, names_in
 from ef_optax.workers import Workers
@@ -97,7 +97,16 @@ class Layout:
             )
 
     def check_params(self, params: Any) -> None:
-        """Refuses parameters that are split over the workers, where that is known."""
+        """Refuses what is no array, or split over the workers where that is known."""
+        others = [
+            f"{path}: {shown(x, 40)}" for path, x in named_leaves(params)
+            if not (hasattr(x, "dtype") or isinstance(x, float | int))
+        ]
+        if others:
+            raise TypeError(
+                f"over_workers needs arrays as parameters; got {describe(others)}. Of "
+                "an Equinox module take eqx.filter(model, eqx.is_inexact_array)."
+            )
         split = [
             path for path, x in named_leaves(params)
             if set(self.workers) & set(names_in(_spec(x)))
@@ -159,6 +168,13 @@ class Layout:
           tree: of them, as :func:`jax.shard_map` types it.
           specs: where they are to live.
         """
+        structure: Any = jax.tree.structure(tree)
+        if structure != jax.tree.structure(specs):
+            raise ValueError(
+                f"over_workers: the {what} have another structure than went in. "
+                "optax.lookahead and what else changes the structure of the parameters "
+                "belongs outside: optax.lookahead(over_workers(...), ...)."
+            )
         stray = {
             path: axes
             for (path, x), spec in zip(named_leaves(tree), jax.tree.leaves(specs),
@@ -180,8 +196,8 @@ _REMEDIES = {
         "They were not exchanged. Pass axis_name={0!r} to the exchange, as in "
         "error_feedback(scaled_sign(), axis_name={0!r}); in place of optax.masked use "
         "ef_optax.exempt, and in optax.partition give every group an exchange, such as "
-        "compress(identity(), axis_name={0!r}); freeze parameters by leaving them out "
-        "of the gradient."
+        "compress(identity(), axis_name={0!r}); to freeze parameters chain "
+        "optax.masked(optax.set_to_zero(), frozen) after the exchange."
     ),
     "state": (
         "Put ef_optax.local(..., {0!r}) around what keeps state before the exchange, "

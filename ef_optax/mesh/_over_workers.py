@@ -141,9 +141,17 @@ def over_workers(
 
         def one(grads: Any, state: Any, params: Any, arrays: Any) -> tuple[Any, Any]:
             grads = jax.tree.map(lambda g: lax.squeeze(g, (0,)), grads)
-            updates, state = inner.update(
-                grads, _unlead(state, owners), params, **_join(arrays, rest)
-            )
+            try:
+                updates, state = inner.update(
+                    grads, _unlead(state, owners), params, **_join(arrays, rest)
+                )
+            except TypeError as error:
+                if "ApplyIfFiniteState" in str(jax.tree.structure(state)):
+                    error.add_note(
+                        "over_workers: in place of optax.apply_if_finite, where each "
+                        "worker decides for itself, use ef_optax.skip_nonfinite."
+                    )
+                raise
             layout.check_same("updates", updates, specs)
             state = _lead(state, owners)
             layout.check_same("state", state, state_specs)

@@ -73,7 +73,8 @@ def resize_workers(
         the default device, those too that all workers have alike.
 
     Raises:
-      TypeError: if a dict stands where one of this package's states was.
+      TypeError: if a dict stands where one of this package's states was, or bytes where
+        numbers were.
       ValueError: if `count` is below 1, if the worker axes of the leaves disagree, or
         if parameters are split and nothing says how.
 
@@ -185,6 +186,11 @@ def _spread(x: Any, size: int, count: int) -> Any:
         )
         return _like(jax.random.key_data(_more_keys(keys, size, count)), x)
     old = np.asarray(x)
+    if old.dtype.type is np.void:
+        raise TypeError(
+            f"resize_workers: got an array of bytes, {old.dtype}, as np.savez stores "
+            "bfloat16. View it as the dtype that init gives: x.view(like.dtype)."
+        )
     if jnp.issubdtype(old.dtype, jnp.floating):
         one = np.mean(old, axis=0, dtype=np.float64)
     elif jnp.issubdtype(old.dtype, jnp.complexfloating):

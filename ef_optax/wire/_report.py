@@ -55,7 +55,7 @@ class WireReport:
             [
                 c.kind, c.dtype, f"{c.size:,}", str(c.workers),
                 ("≤ " if c.conditional else "") + str(c.times),
-                f"{c.times * c.sent:,.0f}", c.source,
+                f"{c.times * c.sent:,.0f}", c.source or "resharding by the compiler",
             ]
             for c in self.collectives
         ]

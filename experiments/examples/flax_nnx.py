@@ -85,6 +85,10 @@ def data_parallel(data, steps):
     tx = ef_optax.over_workers(
         ef_optax.ef_sign_sgd(LEARNING_RATE, axis_name="workers"), mesh)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    # On all devices from the start, or the second step compiles once more.
+    everywhere = NamedSharding(mesh, P())
+    nnx.update(model, jax.device_put(nnx.state(model), everywhere))
+    optimizer.step[...] = jax.device_put(optimizer.step[...], everywhere)
 
     @nnx.jit
     def train_step(model, optimizer, x, y):
