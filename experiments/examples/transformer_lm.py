@@ -123,9 +123,8 @@ def make_optimizer(order, schedule, mesh):
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)
     rate = optax.scale_by_learning_rate(schedule)
     # Sends the signs, and averages exempt leaves in float32.
-    send = ef_optax.exempt(
-        ef_optax.error_feedback(ef_optax.scaled_sign(), axis_name="workers"),
-        is_exempt, axis_name="workers")
+    send = ef_optax.error_feedback(
+        ef_optax.exempt(ef_optax.scaled_sign(), is_exempt), axis_name="workers")
     if order == "before":
         parts = [ef_optax.local(adam, "workers"), rate, send]
     else:
