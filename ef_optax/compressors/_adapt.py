@@ -58,7 +58,7 @@ def _depends_on_collective(step: Any, updates: Any, state: Any) -> bool:
     for equation in reversed(jaxpr.jaxpr.eqns):
         if needed & {id(var) for var in equation.outvars}:
             # Printed, an equation shows the programs in it too.
-            if any(f"{name}" in str(equation) for name in _COLLECTIVES):
+            if any(name in str(equation) for name in _COLLECTIVES):
                 return True
             needed |= {id(var) for var in equation.invars}
     return False
