@@ -1,4 +1,10 @@
-"""Gradient compression with error feedback for JAX, as optax transformations."""
+"""Gradient compression with error feedback for JAX, as optax transformations.
+
+What is sent: `compressors`. What is kept of the rest: `feedback`. How messages become
+one update: `exchange` and `vote`. Who takes part, and who owns which state: `workers`.
+Around whole optimizers: `wrappers`. Under plain jit: `mesh`. The papers' optimizers,
+chains of all these: `optimizers`. What one can measure: `measures` and `wire`.
+"""
 
 from ef_optax import measures
 from ef_optax.compressors import (

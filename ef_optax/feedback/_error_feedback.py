@@ -45,88 +45,6 @@ class ErrorFeedbackState(NamedTuple):
 ErrorFeedbackState.per_worker = ("error",)  # type: ignore[attr-defined]
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    r"""How an error is kept at one step, on a worker and on what serves its shard.
-
-    Attributes:
-      decay: :math:`\beta`, how much of the error is kept.
-      rate: :math:`\eta_t`, the learning rate that is applied later; None if it was
-        applied before. The error is in units of the parameters all the same.
-    """
-
-    decay: jax.typing.ArrayLike = 1.0
-    rate: jax.typing.ArrayLike | None = None
-
-    def corrected(self, updates: Any, error: Any) -> Any:
-        r"""Returns :math:`p = u + \beta e`, or :math:`u + \beta e / \eta`."""
-
-        def add(u: jax.Array, e: jax.Array) -> jax.Array:
-            u, e = _widened(u, e)
-            e = e if concrete(self.decay) == 1.0 else self._number(self.decay, e) * e
-            if self.rate is not None:
-                eta = self._number(self.rate, e)
-                # After a far larger rate the quotient may overflow. The residual is
-                # not made from it, so that nothing is lost.
-                most = float(jnp.finfo(e.dtype).max) ** 0.25
-                e = jnp.clip(e / jnp.where(eta == 0, 1, eta), -most, most)
-                e = jnp.where(eta == 0, 0, e)
-            return u + e
-
-        return _cpu.in_place(add, updates, error)
-
-    def residual(
-        self, taken: jax.Array, updates: Any, error: Any, own: Any, zeroed: bool = False
-    ) -> Any:
-        r"""Returns the next error: what came in and is not in `own`.
-
-        It is :math:`u + \beta e - c`, or :math:`\eta u + \beta e - \eta c`; the error
-        as it was in a step that is not taken, or at a learning rate of 0.
-
-        Args:
-          taken: whether the step is taken.
-          updates: u.
-          error: e.
-          own: c, what this worker's message decoded to.
-          zeroed: whether `updates` are 0 in a step that is not taken.
-        """
-        if self.rate is not None:
-            taken = taken & (jnp.asarray(self.rate) != 0)
-
-        def rest(u: jax.Array, old: jax.Array, c: jax.Array) -> jax.Array:
-            u, e = _widened(u, old)
-            c = c.astype(e.dtype)
-            if self.rate is not None:
-                u, c = self._number(self.rate, e) * u, self._number(self.rate, e) * c
-            if concrete(self.decay) != 1.0:
-                e = self._number(self.decay, e) * e
-            left = u + e - c
-            if jnp.finfo(old.dtype).max < jnp.finfo(left.dtype).max:
-                # An infinity, once in the error, would never leave it.
-                left = within(left, old.dtype)
-            if zeroed and concrete(self.decay) == 1.0:
-                return jnp.where(taken, left, u + e).astype(old.dtype)  # see _cpu
-            return jnp.where(taken, left.astype(old.dtype), old)
-
-        return _cpu.in_place(rest, updates, error, own)
-
-    def applied(self, mean: Any) -> Any:
-        """Returns what is applied: nothing at a learning rate of 0."""
-        if self.rate is None:
-            return mean
-        off = jnp.asarray(self.rate) == 0
-        return jax.tree.map(lambda x: jnp.where(off, jnp.zeros_like(x), x), mean)
-
-    def _number(self, value: Any, like: jax.Array) -> jax.Array:
-        return jnp.asarray(value, like.dtype)
-
-
-def _widened(u: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns both in the larger of their dtypes, so that neither loses anything."""
-    dtype = jnp.promote_types(wide(u.dtype), e.dtype)
-    return u.astype(dtype), e.astype(dtype)
-
-
 def error_feedback(
     compressor: Compressor | Exempt | optax.GradientTransformation,
     *,
@@ -145,36 +63,33 @@ def error_feedback(
       e_i &\leftarrow p_i - C(p_i) \\
       u &\leftarrow \frac1M \sum_{j=1}^M C(p_j)
 
-    for worker :math:`i` of :math:`M`. Put it **after** the learning rate, as
-    Algorithm 2 does: the error is then in units of the parameters, and with
-    :math:`\beta = 1`, parameters plus the mean error follow the uncompressed updates
-    whatever the schedule: :math:`x_t + \bar e_t = x_0 + \sum_s \bar u_s`, to the
-    rounding of float32. (Updates carry optax's minus sign, so this error is minus that
-    of the paper.) Parameters of 16 bits round each update when it is applied, which
-    error feedback does not see: after 1,000 steps in bfloat16 the sum may be off by
-    5e-4 of its size. Keep float32 parameters where that matters.
+    for worker :math:`i` of :math:`M`. Put it **after** the learning rate, as Algorithm
+    2 does: the error is then in units of the parameters, and with :math:`\beta = 1`
+    parameters plus the mean error follow the uncompressed updates, whatever the
+    schedule: :math:`x_t + \bar e_t = x_0 + \sum_s \bar u_s`, as float32 rounds.
+    (Updates carry optax's minus sign, so this error is minus that of the paper.)
+    Parameters of 16 bits round every update when it is applied, which error feedback
+    does not see: the sum was off by 5e-4 after 1,000 steps in bfloat16.
 
-    **Before** the learning rate, pass it: with ``learning_rate=schedule`` the
-    transformation takes gradients, and
+    **Before** the learning rate, pass it: with ``learning_rate=schedule`` it takes
+    gradients, and
 
     .. math::
       p_i &\leftarrow g_i + \beta\, e_i / \eta_t \\
       e_i &\leftarrow \eta_t\, (p_i - C(p_i)) \quad\text{if } \eta_t \ne 0
 
-    which is :math:`p = g + (\eta_{t-1}/\eta_t)\,e` with the error kept in units of
-    the parameters. A step at :math:`\eta_t = 0` applies nothing and keeps the error.
-    Follow it with ``optax.scale_by_learning_rate(schedule)``. Both conventions agree
-    where :math:`C(\eta x) = \eta C(x)`.
+    The error stays in units of the parameters. A step at :math:`\eta_t = 0` applies
+    nothing and keeps it. Follow it with ``optax.scale_by_learning_rate(schedule)``.
+    Both conventions agree where :math:`C(\eta x) = \eta C(x)`.
 
     If any worker's input is not finite, every worker's update is NaN, and errors and
-    states stay as they were. So large a number that a sum over its leaf and the
-    workers could overflow counts as not finite. An error beyond the largest number of
-    its dtype stays at that number.
+    states stay as they were. So large a number that a sum over its leaf and the workers
+    could overflow counts as not finite. An error beyond the largest number of its dtype
+    stays at that number.
 
     An unbiased compressor of variance :math:`\omega` is used as :math:`C/(1+\omega)`,
     which contracts. A compressor for which no contraction is known, such as
-    :func:`ef_optax.sign`, is accepted with a warning: its error may grow without
-    bound.
+    :func:`ef_optax.sign`, is accepted with a warning: its error may grow without bound.
 
     Args:
       compressor: a :class:`ef_optax.Compressor`, or one with :func:`ef_optax.exempt`
@@ -191,16 +106,15 @@ def error_feedback(
         a number or a schedule; None if it was applied before.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs` with
-      :class:`ErrorFeedbackState`.
+      A :class:`optax.GradientTransformationExtraArgs` with :class:`ErrorFeedbackState`.
 
     Raises:
       TypeError: if there is an axis and `compressor` is none; at trace time, if it
         holds an exchange itself.
       ValueError: if `decay` is outside [0, 1] or `accumulator_dtype` is no float; at
-        init, if messages cannot be sent by `exchange`; at trace time, if leaves are not
-        of a real floating-point dtype or differ in shape from the parameters at init,
-        or if gradients are already summed over the axis.
+        init, if `exchange` cannot send the messages; at trace time, if leaves are no
+        real floats or have other shapes than at init, or if gradients are already
+        summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -279,6 +193,85 @@ def error_feedback(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    r"""The arithmetic of an error, of a worker or of what serves its shard.
+
+    Attributes:
+      decay: :math:`\beta`, how much of the error is kept.
+      rate: :math:`\eta_t`, the learning rate that is applied later; None if it was
+        applied before. The error is in units of the parameters all the same.
+    """
+
+    decay: jax.typing.ArrayLike = 1.0
+    rate: jax.typing.ArrayLike | None = None
+
+    def corrected(self, updates: Any, error: Any) -> Any:
+        r"""Returns :math:`p = u + \beta e`, or :math:`u + \beta e / \eta`."""
+
+        def add(u: jax.Array, e: jax.Array) -> jax.Array:
+            u, e = self._terms(u, e)
+            if self.rate is not None:
+                eta = jnp.asarray(self.rate, e.dtype)
+                # After a far larger rate the quotient may overflow. The residual is
+                # not made from it, so that nothing is lost.
+                most = float(jnp.finfo(e.dtype).max) ** 0.25
+                e = jnp.clip(e / jnp.where(eta == 0, 1, eta), -most, most)
+                e = jnp.where(eta == 0, 0, e)
+            return u + e
+
+        return _cpu.in_place(add, updates, error)
+
+    def residual(
+        self, taken: jax.Array, updates: Any, error: Any, own: Any, zeroed: bool = False
+    ) -> Any:
+        r"""Returns the next error: what came in and was not sent.
+
+        It is :math:`u + \beta e - c`, or :math:`\eta u + \beta e - \eta c`; the error
+        as it was in a step that is not taken, or at a learning rate of 0.
+
+        Args:
+          taken: whether the step is taken.
+          updates: u.
+          error: e.
+          own: c, what this worker's message decoded to.
+          zeroed: whether `updates` are 0 in a step that is not taken.
+        """
+        if self.rate is not None:
+            taken = taken & (jnp.asarray(self.rate) != 0)
+
+        def rest(u: jax.Array, old: jax.Array, c: jax.Array) -> jax.Array:
+            u, e = self._terms(u, old)
+            c = c.astype(e.dtype)
+            if self.rate is not None:
+                eta = jnp.asarray(self.rate, e.dtype)
+                u, c = eta * u, eta * c
+            left = u + e - c
+            if jnp.finfo(old.dtype).max < jnp.finfo(left.dtype).max:
+                # An infinity, once in the error, would never leave it.
+                left = within(left, old.dtype)
+            if zeroed and concrete(self.decay) == 1.0:
+                return jnp.where(taken, left, u + e).astype(old.dtype)  # see _cpu
+            return jnp.where(taken, left.astype(old.dtype), old)
+
+        return _cpu.in_place(rest, updates, error, own)
+
+    def applied(self, mean: Any) -> Any:
+        """Returns what is applied: nothing at a learning rate of 0."""
+        if self.rate is None:
+            return mean
+        off = jnp.asarray(self.rate) == 0
+        return jax.tree.map(lambda x: jnp.where(off, jnp.zeros_like(x), x), mean)
+
+    def _terms(self, u: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
+        r"""Returns u and :math:`\beta e`, in the larger of their dtypes."""
+        dtype = jnp.promote_types(wide(u.dtype), e.dtype)
+        u, e = u.astype(dtype), e.astype(dtype)
+        if concrete(self.decay) == 1.0:
+            return u, e
+        return u, jnp.asarray(self.decay, dtype) * e
 
 
 def exchange_of(
