@@ -13,8 +13,12 @@ quickstart: $(STAMP)
 report: $(STAMP)
 	$(BIN)/python -m experiments report
 
+# Programs of tests run for moments: to optimize them takes longer. The other targets
+# do, so that the optimized ones are tested too.
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not demos and not package" --doctest-modules ef_optax tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not demos and not package" --doctest-modules ef_optax tests
 
 demos: $(STAMP)
 	$(BIN)/python -m pytest -m demos

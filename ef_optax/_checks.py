@@ -1,7 +1,5 @@
 """Checks that several methods share: what was given, and what to do instead."""
 
-from __future__ import annotations
-
 import math
 import operator
 import sys

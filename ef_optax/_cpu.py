@@ -3,8 +3,6 @@
 Figures are of an update of ResNet-50's 161 leaves, 25.6M float32, on 2 cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Random keys in optimizer state: one key, one count, fold_in at use."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

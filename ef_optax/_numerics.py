@@ -1,7 +1,5 @@
 """Arithmetic on leaves and trees that more than one method uses, written once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

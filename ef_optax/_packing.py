@@ -1,7 +1,5 @@
 """Eight signs to a byte."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -27,10 +27,9 @@ _SHRINK = 128
 def magnitude_bits(x: jax.Array) -> jax.Array:
     """Returns unsigned integers of the same width that are ordered as ``|x|``.
 
-    An IEEE number without its sign bit, read as an integer, grows with the
-    magnitude, denormals included; infinity comes after all finite numbers and
-    NaN after infinity. Unlike floats, integers compare the same way on every
-    backend, whatever it does to denormals and NaN.
+    An IEEE number without its sign bit, read as an integer, grows with the magnitude;
+    infinity comes after all finite numbers and NaN after infinity. Unlike floats,
+    integers compare alike on every backend, whatever it does to denormals and NaN.
     """
     dtype = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     return lax.bitcast_convert_type(x, dtype) & dtype.type(jnp.iinfo(dtype).max >> 1)
@@ -39,19 +38,15 @@ def magnitude_bits(x: jax.Array) -> jax.Array:
 def largest(keys: jax.Array, k: int, key: Key | None = None) -> jax.Array:
     """Returns the indices of the ``k`` largest of the 1-D unsigned ``keys``.
 
-    The result is exact: ``k`` distinct indices, in no particular order, and of equal
-    keys those with the lower indices. It takes a few passes over the keys.
+    They are exact, in no particular order, int32 (int64 from 2**31 keys on); of equal
+    keys the lower indices count. It takes a few passes over the keys.
 
     Args:
       keys: 1-D array of unsigned integers.
       k: How many to select, a static number from 0 to ``keys.size``.
-      key: If given, an elementwise function from ``keys``, then of any type, to
-        the unsigned integers to compare. ``largest(x, k, magnitude_bits)`` is
-        ``largest(magnitude_bits(x), k)`` without storing the bits: every pass
-        computes them afresh, which saves time as well as memory.
-
-    Returns:
-      Indices of shape ``[k]``: int32, or int64 if there are 2**31 keys or more.
+      key: If given, an elementwise function from ``keys``, then of any type, to the
+        integers to compare: every pass computes them afresh, which saves time and
+        memory.
     """
     (d,) = keys.shape
     if not 0 <= k <= d:
@@ -130,8 +125,7 @@ def _largest(x: jax.Array, k: int, key: Key | None, index: jnp.dtype) -> jax.Arr
     need = k - c_hi - 1
     ties = _pack(valid & (rest == kth))
     last_tie = jnp.where(
-        lo == hi,
-        _position(words, starts, need, index),
+        lo == hi, _position(words, starts, need, index),
         places[_position(ties, _starts(ties, index), need, index)],
     )
     ties = (of(x) == kth) & (jnp.arange(d, dtype=index) <= last_tie)

@@ -263,7 +263,7 @@ def every(cases=CASES, *, compiles=False):
 
 
 def _marks(name, compiles):
-    # What a compressor does without feedback its bare and its ef_ case show too.
-    inner = name.removeprefix("compress_")
+    # What a compressor does its bare case shows; what feedback does, the light ones.
+    inner = name.removeprefix("compress_").removeprefix("ef_")
     again = inner != name and inner in COMPRESSORS
     return pytest.mark.slow if (again or compiles) and name not in LIGHT else ()

@@ -12,9 +12,19 @@ import pytest
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
     """Optimizes little: that takes longer than all the steps of these tests."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def full_compilation():
+    """Optimizes as users do, where a test reads what a compiler made of a program."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # Leaves of every kind: 16 bits, a matrix, a scalar, nothing, an empty one.

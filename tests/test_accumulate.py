@@ -73,7 +73,8 @@ INNER = {
 
 
 @pytest.mark.parametrize(("mode", "name"), [
-    *((mode, "ef_sign_sgd") for mode in MODES), ("shard_map", "signum")])
+    ("vmap", "ef_sign_sgd"), ("shard_map", "signum"),
+    *(pytest.param(mode, "ef_sign_sgd", marks=pytest.mark.slow) for mode in MODES[1:])])
 def test_every_kth_step_is_the_transformations_on_the_mean(name, mode):
     every, rounds = 2, 2
     grads = gradients(every * rounds + 1)
@@ -100,7 +101,9 @@ def test_every_kth_step_is_the_transformations_on_the_mean(name, mode):
 
 
 @pytest.mark.parametrize(
-    ("every", "jit"), [(4, True), (lambda step: 2 ** (step % 3), True), (2, False)])
+    ("every", "jit"), [
+        pytest.param(4, True, marks=pytest.mark.slow),
+        (lambda step: 2 ** (step % 3), True), (2, False)])
 def test_with_one_worker_it_is_optaxs(every, jit):
     if jit:
         run = jax.jit(train, static_argnums=0)
@@ -175,7 +178,8 @@ def test_collectives_are_compiled_into_the_branch_of_the_last_step(mode, name, a
     assert bool(always) == (around == "MultiSteps")
 
 
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize("mode", [
+    pytest.param("vmap", marks=pytest.mark.slow), "shard_map"])
 def test_a_nan_spoils_one_update_and_the_next_starts_anew(mode):
     tx = eo.accumulate(INNER["ef_sign_sgd"](axis_name=AXIS), 2, AXIS)
     clean = gradients(6)

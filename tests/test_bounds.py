@@ -56,7 +56,7 @@ def test_lemma_3_the_error_stays_within_its_bound(compressor, delta, least):
     assert largest**2 <= 4 * (1 - delta) * RATE**2 / delta**2
 
 
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("k", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_lemma_3_in_expectation_for_random_k(k):
     delta, runs = k / D, 4000
     g = jnp.float32(RNG.standard_normal(D))

@@ -212,7 +212,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "workers"), [("clean", 1), ("original", 1), ("clean", 2)]
+    ("protocol", "workers"), [
+        ("original", 1), *(pytest.param("clean", n, marks=pytest.mark.slow)
+                           for n in (1, 2))]
 )
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     protocol, workers, images, ef_steps, tmp_path

@@ -92,7 +92,8 @@ def flat(tree):
     return np.concatenate([np.ravel(x).astype(np.float64) for x in tree.values()])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [
+    "float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_what_is_sent_and_what_is_left_give_back_the_input(dtype):
     run = all_compressed(dtype)
     # XLA's CPU may take smaller numbers for 0, or not, as it happens to fuse.

@@ -73,7 +73,7 @@ def test_update_takes_unknown_extra_args_and_needs_none(case):
 # Composition.
 
 
-@every()
+@every(compiles=True)
 def test_it_stands_in_chains(case):
     tx = case.make()
     expected, after = tx.update(GRADS, tx.init(PARAMS), PARAMS, **case.extra)
@@ -87,7 +87,7 @@ def test_it_stands_in_chains(case):
         assert_same(kept["it"] if isinstance(kept, dict) else kept[0], after)
 
 
-@every()
+@every(compiles=True)
 def test_masked_and_partition_show_it_its_part_only(case):
     tx = case.make()
     part = {name: GRADS[name] for name in SMALL}
@@ -225,7 +225,7 @@ def hidden(leaf):
     return isinstance(leaf, optax.MaskedNode)
 
 
-@every()
+@every(compiles=True)
 def test_map_params_finds_errors_and_momenta(case):
     tx = case.make()
     state = tx.init(PARAMS)

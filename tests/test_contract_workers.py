@@ -83,8 +83,15 @@ def test_state_made_inside_goes_through_scan_and_a_nan_is_forgotten(case):
             assert_same(at(2, skipping), at(1, updates))
 
 
-@every(LIGHT)
-def test_all_workers_agree_by_shard_map_by_vmap_and_under_multi_steps(case):
+# One for each kind of state and exchange; all light cases go through shard_map above.
+TWICE = ("ef_two_way", "ef_sign_random", "exempt", "local", "vote_random")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in TWICE else pytest.mark.slow)
+    for name in LIGHT])
+def test_all_workers_agree_by_shard_map_by_vmap_and_under_multi_steps(name):
+    case = CASES[name]
     tx, grads = case.make(AXIS), steps(0, 1)
     updates = over_workers(train(tx, case))(grads)
     mapped = jax.jit(jax.vmap(train(tx, case), axis_name=AXIS))(grads)

@@ -123,9 +123,9 @@ def test_main_is_the_command_line():
     assert "no study 'no_such_study'" in out.stderr and "quickstart" in out.stderr
 
 
-# One study of each kind: a network, CIFAR, rates, a toy, a benchmark, a plan.
-QUICK = (
-    "quickstart", "cifar", "rates_sign", "least_squares", "bench_update", "imagenet")
+# One study of each kind: rates, a toy, a plan. End to end are also the quickstart
+# below, and those of test_cifar, test_mnist, test_voting and test_bench_wire.
+QUICK = ("rates_stochastic", "least_squares", "imagenet")
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -196,7 +196,8 @@ def test_parameters_plus_error_follow_the_uncompressed_updates(dyadic):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=room, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [
+    "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_16_bit_parameters_have_float32_errors_and_lose_nothing_before_the_cast(dtype):
     names = ["scaled sign", "top-k", "random-k", "stochastic sign"]
     low = jax.tree.map(lambda x: jnp.asarray(x, dtype), (PARAMS, GRADS))

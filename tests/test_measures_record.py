@@ -179,7 +179,9 @@ MAKERS = {
 
 @pytest.mark.parametrize(
     ("maker", "dtype"),
-    [(name, jnp.float32) for name in MAKERS] + [("chain", jnp.bfloat16)],
+    [("chain", jnp.bfloat16), *(
+        pytest.param(name, jnp.float32, marks=() if name == "feedback" else
+                     pytest.mark.slow) for name in MAKERS)],
 )
 def test_it_is_a_good_citizen(maker, dtype):
     """Types stay, under jit, scan, vmap, eval_shape and donation."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_tools import full_compilation  # noqa: F401
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,6 +44,7 @@ def temporary_bytes_per_parameter(tx, workers):
 
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 10, 2), reason="older compilers write less in place")
+@pytest.mark.usefixtures("full_compilation")
 @pytest.mark.parametrize("workers", [2, 4])
 def test_temporaries_are_little_more_than_messages(workers):
     vote = eo.majority_vote("workers", wire="packed", zero="positive", tie="positive")

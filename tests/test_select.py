@@ -116,7 +116,8 @@ def test_magnitude_bits_order_as_magnitudes(name):
         assert int(nan[0]) > int(got.max())
 
 
-@pytest.mark.parametrize(("d", "k"), [(20_000, 200), (4099, 1900)])
+@pytest.mark.parametrize(("d", "k"), [
+    (20_000, 200), pytest.param(4099, 1900, marks=pytest.mark.slow)])
 def test_large_path_on_many_kinds_of_data(d, k, monkeypatch):
     assert d > _select._SMALL
     monkeypatch.setattr(_select, "_SMALL_FLOAT", 0)
@@ -129,7 +130,8 @@ def test_large_path_on_many_kinds_of_data(d, k, monkeypatch):
     assert select._cache_size() == 1
 
 
-@pytest.mark.parametrize("k", [1, 37, 1000, 1001])
+@pytest.mark.parametrize("k", [
+    1, 1000, *(pytest.param(k, marks=pytest.mark.slow) for k in (37, 1001))])
 def test_large_path_with_tiny_sample_and_room(k):
     d = 1001
     select = compiled(d, k, "uint32", 4, d)
@@ -137,7 +139,8 @@ def test_large_path_with_tiny_sample_and_room(k):
         check(select(bits(x)), bits(x), k)
 
 
-@pytest.mark.parametrize("d", [1, 2, 31, 32, 33])
+@pytest.mark.parametrize("d", [
+    1, 33, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 31, 32))])
 def test_large_path_at_small_sizes(d):
     rng = np.random.default_rng(d)
     for k in {1, d}:
@@ -192,7 +195,8 @@ def test_sixty_four_bit_keys(large):
             check(indices, bits(x), 90)
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", [
+    "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_sixteen_bit_floats(large, name):
     x = jnp.asarray(np.random.default_rng(0).standard_normal(3000), name)
     got = jax.jit(lambda x: _select.largest(_select.magnitude_bits(x), 90))(x)
@@ -259,7 +263,8 @@ def test_pmap(large):
     np.testing.assert_array_equal(got, expected(bits(x), 40))
 
 
-@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("small", [
+    False, pytest.param(True, marks=pytest.mark.slow)])
 def test_shard_map_with_varying_data(large, monkeypatch, small):
     if small:
         monkeypatch.setattr(_select, "_SMALL", 1500)

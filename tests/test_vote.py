@@ -72,7 +72,8 @@ def numpy_vote(g, zero, tie, threshold, quorum):
     return np.where(np.abs(total) < quorum, 0, winner)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("workers", [
+    1, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5))])
 def test_every_outcome_of_few_workers_is_numpys(workers):
     # Every combination of these gradients, one a column.
     g = np.array(list(itertools.product([-2, -1, 0, 1, 2], repeat=workers)),
@@ -136,7 +137,8 @@ def test_a_quorum_of_more_than_all_workers_is_refused(axis, workers):
 # what is random
 
 
-@pytest.mark.parametrize("mode", ["vmap", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", [
+    pytest.param("vmap", marks=pytest.mark.slow), "pmap", "shard_map"])
 def test_random_ties_are_common_fair_and_new_for_every_step_and_leaf(mode):
     half = np.ones((4, 3, CHANCES), np.float32)
     half[:2] = -1
@@ -188,7 +190,8 @@ def test_random_zeros_and_random_ties_are_independent():
 # many workers
 
 
-@pytest.mark.parametrize("workers", [127, 128, 300])
+@pytest.mark.parametrize("workers", [
+    127, 128, pytest.param(300, marks=pytest.mark.slow)])
 def test_votes_of_many_workers_are_exact_up_to_unanimity(workers):
     rng = np.random.default_rng(workers)
     g = rng.integers(-2, 3, (workers, 1, 64)).astype(np.float32)
@@ -222,7 +225,8 @@ def test_votes_of_many_workers_are_exact_up_to_unanimity(workers):
         assert all(np.isnan(u).all() for u in run(one))
 
 
-@pytest.mark.parametrize("mode", ["vmap", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", [
+    "vmap", pytest.param("pmap", marks=pytest.mark.slow), "shard_map"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_non_finite_step_is_nan_for_all_and_draws_nothing(mode, value):
     rng = np.random.default_rng(0)

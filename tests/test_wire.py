@@ -16,9 +16,9 @@ from experiments.bench_update import resnet50_sizes
 
 AXIS = "workers"
 WORKERS = 4
-# Forty leaves: matrices, vectors, scalars, and one of more than 256.
-SHAPES = [(3, 5), (7,), (), (8,), (2, 3, 4), (9,), (1,), (4,)] * 4 + [
-    (16,), (17, 2), (300,), (4, 4), (5,), (6,), (10, 3), ()]
+# A dozen leaves: matrices, vectors, scalars, and one of more than 256.
+SHAPES = [(3, 5), (7,), (), (8,), (2, 3, 4), (9,), (1,), (16,), (17, 2), (300,), (4, 4),
+          ()]
 SIZES = [int(np.prod(shape)) for shape in SHAPES]
 VECTORS = [len(shape) < 2 for shape in SHAPES]
 FLAG = 1
@@ -161,7 +161,7 @@ def test_an_empty_leaf_adds_no_collective(name):
     assert [c[:2] for c in found] == [c[:2] for c in expected]
 
 
-@pytest.mark.parametrize("name", ["vote", "identity", "exempt"])
+@pytest.mark.parametrize("name", ["vote", "exempt"])
 def test_pmap_and_the_compiled_program_send_the_same(name):
     tx, expected = CROSSINGS[name]
     assert collectives(lower(tx, "pmap").as_text("hlo")) == expected
@@ -283,8 +283,8 @@ def test_schedules_and_weight_decay_send_nothing():
 
 @pytest.mark.parametrize(("compressor", "bits"), [
     (eo.scaled_sign(), 1.02), (eo.top_k(fraction=0.01), 0.70),
-    (eo.random_k(fraction=0.01), 0.35), (eo.stochastic_sign(key=0), 1.02),
-], ids=repr)
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (eo.random_k(fraction=0.01), 0.35), (eo.stochastic_sign(key=0), 1.02)))])
 def test_messages_of_a_resnet_50_are_as_small_as_they_claim(compressor, bits):
     params = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in resnet50_sizes()]
     workers = eo.Workers("workers")

@@ -1,7 +1,6 @@
 """Any optax transformation as a compressor, for one worker."""
 
-from __future__ import annotations
-
+import re
 from typing import Any
 
 import jax
@@ -10,8 +9,9 @@ import optax
 from ef_optax.compressors._base import Compressor
 from ef_optax.workers import Workers
 
-_COLLECTIVES = (
-    "psum", "pmax", "pmin", "all_gather", "all_to_all", "ppermute", "reduce_scatter"
+# As an equation of a program is printed, with the programs in it.
+_COLLECTIVE = re.compile(
+    r"= (psum|pmax|pmin|all_gather|all_to_all|ppermute|reduce_scatter)"
 )
 
 
@@ -20,18 +20,13 @@ def compressor_of(
 ) -> Compressor:
     """Returns a compressor whose message is the update that `tx` makes.
 
-    Args:
-      tx: a transformation that calls no collective.
-      params: what `tx` is to be given at this step.
-      extra: its extra arguments at this step.
+    `params` and `extra` are what `tx` is given at this step. It calls no collective.
     """
     if isinstance(tx, Compressor):
         return tx
     update = optax.with_extra_args_support(tx).update
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
-        del workers
-
         def step(updates: Any, state: Any) -> Any:
             return update(updates, state, params, **(extra or {}))
 
@@ -57,8 +52,7 @@ def _depends_on_collective(step: Any, updates: Any, state: Any) -> bool:
     needed = {id(var) for var in made}
     for equation in reversed(jaxpr.jaxpr.eqns):
         if needed & {id(var) for var in equation.outvars}:
-            # Printed, an equation shows the programs in it too.
-            if any(name in str(equation) for name in _COLLECTIVES):
+            if _COLLECTIVE.search(str(equation)):
                 return True
             needed |= {id(var) for var in equation.invars}
     return False

@@ -47,8 +47,7 @@ class Template:
 class Compressor(optax.GradientTransformationExtraArgs):
     r"""A map :math:`C` made of encode and decode; build one to send your own messages.
 
-    .. math::
-      C(x) = \mathrm{decode}(\mathrm{encode}(x))
+    .. math:: C(x) = \mathrm{decode}(\mathrm{encode}(x))
 
     It is an optax transformation too: ``update`` applies :math:`C` with one worker, so
     that a compressor stands anywhere in a chain. A non-finite input gives NaN
@@ -59,8 +58,8 @@ class Compressor(optax.GradientTransformationExtraArgs):
       encode: ``(updates, state, workers) -> (message, shared, state)``. The message
         is a pytree of arrays in exactly the dtypes and shapes that are sent; `shared`
         is what decoding needs and every worker has anyway (a :class:`Template`,
-        indices from a shared key), and is never sent. An update that is not finite
-        gets here too, and what comes of it is thrown away; it must come to an end.
+        indices from a shared key), and is never sent. What comes of an update that is
+        not finite is thrown away, but it must come to an end.
       decode: ``(message, shared) -> updates``, in the shapes that were encoded; linear
         in the message if `additive`.
       init: ``params -> state``; the state is the same on all workers. None: no state.
@@ -74,8 +73,8 @@ class Compressor(optax.GradientTransformationExtraArgs):
         :math:`E\|C(x)-x\|^2 \le \omega\|x\|^2` of an unbiased compressor.
       contractive: what error feedback uses in its place: for an unbiased compressor
         :math:`C/(1+\omega)`, made from `variance` if None.
-      decode_sum: ``(messages, shared) -> updates``: the sum of the decoded messages of
-        all workers, whose leaves have a leading worker axis. None: one by one.
+      decode_sum: ``(messages, shared) -> updates``: the sum of the decoded messages,
+        whose leaves have a leading worker axis. None: one by one.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -102,16 +101,10 @@ class Compressor(optax.GradientTransformationExtraArgs):
     decode_sum: Callable[..., Any]
 
     def __new__(
-        cls,
-        name: str,
-        *,
-        encode: Callable[..., Any],
-        decode: Callable[..., Any],
+        cls, name: str, *, encode: Callable[..., Any], decode: Callable[..., Any],
         init: Callable[[Any], Any] | None = None,
-        roundtrip: Callable[..., Any] | None = None,
-        additive: bool = False,
-        splittable: bool = True,
-        contraction: Callable[[Any], float] | None = None,
+        roundtrip: Callable[..., Any] | None = None, additive: bool = False,
+        splittable: bool = True, contraction: Callable[[Any], float] | None = None,
         variance: Callable[[Any], float] | None = None,
         contractive: Compressor | None = None,
         decode_sum: Callable[..., Any] | None = None,
@@ -125,20 +118,14 @@ class Compressor(optax.GradientTransformationExtraArgs):
         together = roundtrip or by_parts
 
         def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            del extra
             updates = check_updates(name, updates, params)
             return guard(together, all_finite(updates), updates, state)
 
         self = super().__new__(cls, init or (lambda params: optax.EmptyState()), update)
-        self.name = name
-        self.encode = encode
-        self.decode = decode
-        self.roundtrip = together
-        self.additive = additive
-        self.splittable = splittable
+        self.name, self.encode, self.decode = name, encode, decode
+        self.roundtrip, self.additive, self.splittable = together, additive, splittable
         self.decode_sum = decode_sum or _decode_one_by_one(decode)
-        self._contraction = contraction
-        self._variance = variance
+        self._contraction, self._variance = contraction, variance
         self._contractive = contractive
         return self
 
@@ -224,13 +211,9 @@ def _damped(compressor: Compressor, variance: Callable[[Any], float]) -> Compres
         return message, (shared, _Scale(factor(updates))), state
 
     return Compressor(
-        f"{compressor.name}/(1+ω)",
-        init=compressor.init,
-        encode=encode,
-        decode=scaled(compressor.decode),
-        decode_sum=scaled(compressor.decode_sum),
-        additive=compressor.additive,
-        splittable=compressor.splittable,
+        f"{compressor.name}/(1+ω)", init=compressor.init, encode=encode,
+        decode=scaled(compressor.decode), decode_sum=scaled(compressor.decode_sum),
+        additive=compressor.additive, splittable=compressor.splittable,
         contraction=factor,
     )
 
@@ -242,24 +225,16 @@ class _Scale:
 
 
 def leafwise(
-    name: str,
-    encode_leaf: Callable[..., tuple[Any, Any]],
-    decode_leaf: Callable[..., jax.Array],
-    *,
+    name: str, encode_leaf: Callable[..., tuple[Any, Any]],
+    decode_leaf: Callable[..., jax.Array], *,
     roundtrip_leaf: Callable[[jax.Array], jax.Array] | None = None,
-    sum_leaf: Callable[..., jax.Array] | None = None,
-    **kwargs: Any,
+    sum_leaf: Callable[..., jax.Array] | None = None, **kwargs: Any,
 ) -> Compressor:
     """Returns the stateless compressor that treats each leaf alone.
 
-    Args:
-      name: its name in messages.
-      encode_leaf: ``x -> (message, shared)``.
-      decode_leaf: ``(message, shared, shape, dtype) -> x``.
-      roundtrip_leaf: ``x -> x``, the two in one go for one worker.
-      sum_leaf: ``(messages, shared, shape, dtype) -> x``, decoded and summed over the
-        leading axis of the messages.
-      **kwargs: for :class:`Compressor`.
+    ``encode_leaf(x) -> (message, shared)``; ``decode_leaf(message, shared, shape,
+    dtype) -> x``, and ``sum_leaf`` for messages with a leading axis, to be summed;
+    ``roundtrip_leaf(x) -> x``, the first two in one go for one worker.
     """
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
@@ -270,24 +245,16 @@ def leafwise(
     def by_leaf(function: Callable[..., jax.Array]) -> Callable[..., Any]:
         def decode(message: Any, shared: Any) -> Any:
             template, parts = shared
-            return template.unflatten([
-                function(m, s, shape, dtype)
-                for m, s, shape, dtype in zip(
-                    message, parts, template.shapes, template.dtypes, strict=True
-                )
-            ])
+            leaves = zip(message, parts, template.shapes, template.dtypes, strict=True)
+            return template.unflatten([function(*leaf) for leaf in leaves])
 
         return decode
 
-    def roundtrip(updates: Any, state: Any) -> Any:
-        assert roundtrip_leaf is not None
-        return jax.tree.map(roundtrip_leaf, updates), state
-
+    roundtrip = None if roundtrip_leaf is None else (
+        lambda updates, state: (jax.tree.map(roundtrip_leaf, updates), state)
+    )
     return Compressor(
-        name,
-        encode=encode,
-        decode=by_leaf(decode_leaf),
+        name, encode=encode, decode=by_leaf(decode_leaf),
         decode_sum=None if sum_leaf is None else by_leaf(sum_leaf),
-        roundtrip=None if roundtrip_leaf is None else roundtrip,
-        **kwargs,
+        roundtrip=roundtrip, **kwargs,
     )

@@ -1,7 +1,5 @@
 """A few directions of a matrix: its best approximation of rank k."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -11,13 +9,6 @@ import jax.numpy as jnp
 from ef_optax._checks import check_count
 from ef_optax._numerics import wide
 from ef_optax.compressors._base import Compressor, leafwise
-
-
-def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Returns the shape of the matrix that a leaf is seen as; None for vectors."""
-    if len(shape) < 2 or math.prod(shape) == 0:
-        return None
-    return math.prod(shape[:-1]), shape[-1]
 
 
 def k_pca(rank: int) -> Compressor:
@@ -40,9 +31,6 @@ def k_pca(rank: int) -> Compressor:
     Returns:
       A :class:`ef_optax.Compressor`.
 
-    Raises:
-      ValueError: if `rank` is below 1.
-
     Examples:
       >>> import jax.numpy as jnp, ef_optax
       >>> tx = ef_optax.k_pca(rank=1)
@@ -52,38 +40,33 @@ def k_pca(rank: int) -> Compressor:
        [0. 0.]]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Section 4.1 (k-PCA)
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Section 4.1
     """
     rank = check_count("rank", rank)
 
-    def raw(shape: tuple[int, ...]) -> bool:
-        matrix = _as_matrix(shape)
-        return matrix is None or rank >= min(matrix)
-
-    def factored(shape: tuple[int, ...]) -> bool:
-        matrix = _as_matrix(shape)
-        assert matrix is not None
-        return rank * sum(matrix) < math.prod(matrix)
+    def matrix_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Returns the shape of the matrix that a leaf is seen as; None if it is raw."""
+        if len(shape) < 2:
+            return None
+        matrix = math.prod(shape[:-1]), shape[-1]
+        return matrix if rank < min(matrix) else None
 
     def encode_leaf(x: jax.Array) -> tuple[Any, Any]:
-        if raw(x.shape):
+        shape = matrix_of(x.shape)
+        if shape is None:
             return (x,), ()
-        matrix = x.astype(wide(x.dtype)).reshape(_as_matrix(x.shape))
+        matrix = x.astype(wide(x.dtype)).reshape(shape)
         # LAPACK never returns from an infinity; what comes of it is not used.
         matrix = jnp.where(jnp.isfinite(matrix), matrix, 0)
         u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
         left, right = u[:, :rank] * s[:rank], vt[:rank]
-        return ((left, right) if factored(x.shape) else (left @ right,)), ()
+        factored = rank * sum(shape) < math.prod(shape)
+        return ((left, right) if factored else (left @ right,)), ()
 
-    def decode_leaf(
-        message: Any, shared: Any, shape: tuple[int, ...], dtype: Any
-    ) -> jax.Array:
+    def decode_leaf(message: Any, shared: Any, shape: Any, dtype: Any) -> jax.Array:
         return message[0] if len(message) == 1 else _product(*message)
 
-    def sum_leaf(
-        messages: Any, shared: Any, shape: tuple[int, ...], dtype: Any
-    ) -> jax.Array:
+    def sum_leaf(messages: Any, shared: Any, shape: Any, dtype: Any) -> jax.Array:
         if len(messages) == 1:
             return jnp.sum(messages[0], axis=0)
         # Σ L_i R_i is one product of the factors side by side.
@@ -92,14 +75,13 @@ def k_pca(rank: int) -> Compressor:
         return _product(side_by_side, right.reshape(-1, right.shape[-1]))
 
     def contraction(params: Any) -> float:
-        shapes = [x.shape for x in jax.tree.leaves(params)]
-        parts = [rank / min(_as_matrix(s) or (1, 1)) for s in shapes if not raw(s)]
+        shapes = [matrix_of(x.shape) for x in jax.tree.leaves(params)]
+        parts = [rank / min(shape) for shape in shapes if shape]
         return min(parts, default=1.0)
 
     return leafwise(
-        f"k_pca(rank={rank})",
-        encode_leaf, decode_leaf, sum_leaf=sum_leaf, contraction=contraction,
-        splittable=False,
+        f"k_pca(rank={rank})", encode_leaf, decode_leaf, sum_leaf=sum_leaf,
+        contraction=contraction, splittable=False,
     )
 
 

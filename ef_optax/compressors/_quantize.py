@@ -1,7 +1,5 @@
 """Fewer bits for each coordinate: none fewer, a narrower float, a random sign."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -17,14 +15,12 @@ from ef_optax.workers import Workers
 def identity() -> Compressor:
     r"""Everything, as it is.
 
-    .. math::
-      C(x) = x, \qquad \delta = 1
+    .. math:: C(x) = x, \qquad \delta = 1
 
-    For one worker it is :func:`optax.identity`. With workers,
+    For one worker it is :func:`optax.identity`, but refuses integer leaves and gives
+    NaN everywhere for a non-finite input. With workers,
     ``compress(identity(), axis_name=...)`` is the mean of the gradients in full
-    precision, and ``ef_sgd(learning_rate, identity())`` is SGD. What it adds to
-    optax's: it is a compressor, it refuses integer leaves, and a non-finite input
-    gives NaN everywhere.
+    precision, and ``ef_sgd(learning_rate, identity())`` is SGD.
 
     Returns:
       A :class:`ef_optax.Compressor`.
@@ -37,24 +33,18 @@ def identity() -> Compressor:
       [ 0.5 -2. ]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Assumption A
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Assumption A
     """
     return leafwise(
-        "identity()",
-        lambda x: (x, ()),
-        lambda message, shared, shape, dtype: message,
-        roundtrip_leaf=lambda x: x,
-        additive=True,
-        contraction=lambda params: 1.0,
+        "identity()", lambda x: (x, ()), lambda message, shared, shape, dtype: message,
+        roundtrip_leaf=lambda x: x, additive=True, contraction=lambda params: 1.0,
     )
 
 
 def cast(dtype: Any) -> Compressor:
     r"""A narrower floating-point dtype, rounded to nearest.
 
-    .. math::
-      C(x) = \operatorname{round}(x), \qquad \delta = 1 - u^2
+    .. math:: C(x) = \operatorname{round}(x), \qquad \delta = 1 - u^2
 
     where :math:`u` is half the distance from 1 to the next number of `dtype`. That
     holds in the range where the dtype has its full precision; below it, values go
@@ -68,9 +58,6 @@ def cast(dtype: Any) -> Compressor:
 
     Returns:
       A :class:`ef_optax.Compressor`.
-
-    Raises:
-      ValueError: if `dtype` is not a floating-point dtype.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -88,8 +75,7 @@ def cast(dtype: Any) -> Compressor:
     def narrow(x: jax.Array) -> jax.Array:
         if float(info.max) < float(jnp.finfo(x.dtype).max):
             # In float32: a 16-bit dtype may round the limit beyond the limit.
-            x = x.astype(wide(x.dtype))
-            x = jnp.clip(x, float(info.min), float(info.max))
+            x = jnp.clip(x.astype(wide(x.dtype)), float(info.min), float(info.max))
         return x.astype(target)
 
     return leafwise(
@@ -117,14 +103,10 @@ def stochastic_sign(key: Any = 0) -> Compressor:
     zeros gives zeros, a zero coordinate of another leaf a fair sign.
 
     Args:
-      key: an int or a JAX key, the same on all workers; each worker draws its own
-        signs.
+      key: an int or a JAX key, the same on all workers; each draws its own signs.
 
     Returns:
       A :class:`ef_optax.Compressor`.
-
-    Raises:
-      TypeError: if `key` is neither an int nor a key.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -134,8 +116,7 @@ def stochastic_sign(key: Any = 0) -> Compressor:
       [5. 5.]
 
     References:
-      Safaryan and Richtárik, `On Stochastic Sign Descent Methods
-      <https://arxiv.org/abs/1905.12938>`_, 2019, Appendix E
+      `Safaryan and Richtárik, 2021 <https://arxiv.org/abs/1905.12938>`_, Appendix E
     """
     return _stochastic_sign(key, damped=False)
 
@@ -144,10 +125,9 @@ def _stochastic_sign(key: Any, damped: bool) -> Compressor:
     as_key("key", key)  # refuses a bad key here, not in init
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
-        leaves = jax.tree.leaves(updates)
         index = None if workers.is_one else workers.index
         bits, scales = [], []
-        for i, x in enumerate(leaves):
+        for i, x in enumerate(jax.tree.leaves(updates)):
             norm = norm2(x)
             unit = x.astype(norm.dtype) / jnp.where(norm > 0, norm, 1)
             uniform = jax.random.uniform(
@@ -155,23 +135,19 @@ def _stochastic_sign(key: Any, damped: bool) -> Compressor:
             )
             bits.append(pack_bits(uniform < unit))
             scales.append(norm / max(x.size, 1) if damped else norm)
-        message = (tuple(bits), tuple(scales))
-        return message, Template.of(updates), next_keys(state)
+        return (tuple(bits), tuple(scales)), Template.of(updates), next_keys(state)
 
     def decode(message: Any, template: Template) -> Any:
         out = []
-        for bits, scale, shape, dtype in zip(
-            *message, template.shapes, template.dtypes, strict=True
-        ):
+        leaves = zip(*message, template.shapes, template.dtypes, strict=True)
+        for bits, scale, shape, dtype in leaves:
             positive = unpack_bits(bits, shape)
             out.append(jnp.where(positive, scale, -scale).astype(wide(dtype)))
         return template.unflatten(out)
 
     return Compressor(
         "stochastic_sign()/d" if damped else "stochastic_sign()",
-        init=lambda params: init_keys("key", key),
-        encode=encode,
-        decode=decode,
+        init=lambda params: init_keys("key", key), encode=encode, decode=decode,
         contraction=(lambda params: 1 / max(sizes(params))) if damped else None,
         variance=None if damped else (lambda params: max(sizes(params)) - 1.0),
         contractive=None if damped else _stochastic_sign(key, damped=True),

@@ -1,7 +1,5 @@
 """One bit a coordinate: the sign, and the sign scaled by the mean magnitude."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,14 +16,12 @@ from ef_optax.compressors._base import Compressor, Template
 from ef_optax.workers import Workers
 
 Zero = Literal["zero", "positive", "random"] | None
-_ZERO = (None, "zero", "positive", "random")
 
 
 def sign(zero: Zero = None, *, key: Any = None) -> Compressor:
     r"""The sign of every coordinate, one bit each.
 
-    .. math::
-      C(x)_i = \operatorname{sign}(x_i)
+    .. math:: C(x)_i = \operatorname{sign}(x_i)
 
     The sign forgets all magnitudes and neither contracts nor is it unbiased: under
     error feedback its error may grow without bound, and
@@ -53,23 +49,21 @@ def sign(zero: Zero = None, *, key: Any = None) -> Compressor:
       [ 1. -1.  0.]
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithm 1
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Algorithm 1
     """
     return _signs(
-        _name("sign", zero=zero), zero, key,
+        f"sign(zero={zero!r})", zero, key,
         scales=lambda leaves: [jnp.ones((), wide(x.dtype)) for x in leaves],
         sent_scale=False,
     )
 
 
-def scaled_sign(
+def scaled_sign(  # noqa: D417
     per: Literal["leaf", "tree"] | int = "leaf", zero: Zero = None, *, key: Any = None
 ) -> Compressor:
     r"""The sign scaled by the mean magnitude.
 
-    .. math::
-      C(x) = \frac{\|x\|_1}{d}\, \operatorname{sign}(x)
+    .. math:: C(x) = \frac{\|x\|_1}{d}\, \operatorname{sign}(x)
 
     It contracts with :math:`\delta = \phi(x) = \|x\|_1^2 / (d \|x\|_2^2) \ge 1/d`, the
     density of what it compresses (:func:`ef_optax.density`).
@@ -77,12 +71,9 @@ def scaled_sign(
     Args:
       per: what shares one scale: "leaf", "tree", or blocks of this many coordinates of
         a flattened leaf, the last of which may be shorter.
-      zero: what the sign of 0 is: "zero" (which takes two bits a coordinate when it
-        crosses), "positive", or "random", a fair sign. None means "zero" for one
-        worker and "positive" where a message crosses: a coordinate whose gradient is
-        always 0 then jitters by the scale, which is a reason to exempt it.
-      key: an int or a JAX key for ``zero="random"``, the same on all workers; each
-        worker draws its own.
+      zero, key: as for :func:`ef_optax.sign`. With the default, a coordinate whose
+        gradient is always 0 jitters by the scale once messages cross, which is a reason
+        to exempt it.
 
     Returns:
       A :class:`ef_optax.Compressor`.
@@ -98,8 +89,7 @@ def scaled_sign(
       [ 1. -1.  1.]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 1 and Lemma 8
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Lemma 8
     """
     if isinstance(per, str):
         check_choice("per", per, ("leaf", "tree"))
@@ -123,16 +113,10 @@ def scaled_sign(
         return 1.0 / min(per, max(sizes(params)))
 
     return _signs(
-        _name("scaled_sign", per=per, zero=zero), zero, key,
-        scales=scales,
+        f"scaled_sign(per={per!r}, zero={zero!r})", zero, key, scales=scales,
         sent_scale="tree" if per == "tree" else True,
-        block=per if isinstance(per, int) else None,
-        contraction=contraction,
+        block=per if isinstance(per, int) else None, contraction=contraction,
     )
-
-
-def _name(name: str, **kwargs: Any) -> str:
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})"
 
 
 def _block_means(x: jax.Array, block: int) -> jax.Array:
@@ -163,17 +147,13 @@ def _signed(
 
 
 def _signs(
-    name: str,
-    zero: Zero,
-    key: Any,
-    *,
+    name: str, zero: Zero, key: Any, *,
     scales: Callable[[list[jax.Array]], list[jax.Array]],
-    sent_scale: bool | str,
-    block: int | None = None,
+    sent_scale: bool | str, block: int | None = None,
     contraction: Callable[[Any], float] | None = None,
 ) -> Compressor:
     """Returns the compressor of ±scale; a scale is sent per leaf, per tree or never."""
-    check_choice("zero", zero, _ZERO)
+    check_choice("zero", zero, (None, "zero", "positive", "random"))
     if zero == "random":
         as_key("zero='random'", key)  # refuses a bad key here, not in init
 
@@ -182,8 +162,7 @@ def _signs(
 
     def planes(leaves: list[jax.Array], state: Any, workers: Workers) -> list[Any]:
         """Returns for every leaf where the sign is positive, and where it is 0."""
-        ternary = zero == "zero" or (zero is None and workers.is_one)
-        if ternary:
+        if zero == "zero" or (zero is None and workers.is_one):
             return [(x > 0, x == 0) for x in leaves]
         if zero != "random":
             return [(x >= 0, None) for x in leaves]
@@ -192,8 +171,8 @@ def _signs(
             jax.random.bernoulli(leaf_key(state, i, index), shape=x.shape)
             for i, x in enumerate(leaves)
         ]
-        return [((x > 0) | ((x == 0) & f), None) for x, f in zip(leaves, fair,
-                                                                 strict=True)]
+        pairs = zip(leaves, fair, strict=True)
+        return [((x > 0) | ((x == 0) & f), None) for x, f in pairs]
 
     def following(state: Any) -> Any:
         return next_keys(state) if isinstance(state, KeyState) else state
@@ -218,26 +197,21 @@ def _signs(
     def decode(message: Any, template: Template) -> Any:
         bits, means = message
         out = []
-        for i, (pair, shape, dtype) in enumerate(
-            zip(bits, template.shapes, template.dtypes, strict=True)
-        ):
-            positive, *rest = (unpack_bits(p, shape) for p in pair)
-            none = rest[0] if rest else None
-            out.append(_signed(positive, none, leaf_scale(means, i, dtype), block))
+        leaves = zip(bits, template.shapes, template.dtypes, strict=True)
+        for i, (pair, shape, dtype) in enumerate(leaves):
+            positive, *none = (unpack_bits(p, shape) for p in pair)
+            scale = leaf_scale(means, i, dtype)
+            out.append(_signed(positive, none[0] if none else None, scale, block))
         return template.unflatten(out)
 
     def roundtrip(updates: Any, state: Any) -> Any:
-        leaves: list[jax.Array]
-        treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
+        signs = planes(leaves, state, Workers(None))
         out = [
-            _signed(positive, none, scale, block).astype(x.dtype)
-            for (positive, none), scale, x in zip(
-                planes(leaves, state, Workers(None)), scales(leaves), leaves,
-                strict=True,
-            )
+            _signed(up, none, scale, block).astype(x.dtype)
+            for (up, none), scale, x in zip(signs, scales(leaves), leaves, strict=True)
         ]
-        return treedef.unflatten(out), following(state)
+        return jax.tree.unflatten(treedef, out), following(state)
 
     return Compressor(
         name, init=init, encode=encode, decode=decode, roundtrip=roundtrip,

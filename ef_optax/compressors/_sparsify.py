@@ -1,8 +1,7 @@
 """Some coordinates and not the rest: the largest, or random ones."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from ef_optax._checks import check_choice, check_count
 from ef_optax._keys import as_key, init_keys, leaf_key, next_keys
 from ef_optax._numerics import size_of, sizes
 from ef_optax._packing import index_dtype
-from ef_optax.compressors._base import Compressor, Template, leafwise
+from ef_optax.compressors._base import Compressor, Template
 from ef_optax.workers import Workers
 
 
@@ -41,9 +40,15 @@ def _amount(k: Any, fraction: Any) -> tuple[int | None, Fraction | None]:
     return None, exact
 
 
+def _scattered(values: jax.Array, indices: jax.Array, size: int) -> jax.Array:
+    """Returns a vector of zeros with the values at their indices."""
+    return jnp.zeros((size,), values.dtype).at[indices].set(
+        values, unique_indices=True, mode="promise_in_bounds"
+    )
+
+
 def top_k(
-    k: int | None = None,
-    fraction: float | None = None,
+    k: int | None = None, fraction: float | None = None,
     per: Literal["leaf", "tree"] = "leaf",
 ) -> Compressor:
     r"""The k coordinates of the largest magnitude.
@@ -77,16 +82,12 @@ def top_k(
       [ 0. -2.  0.  1.]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Assumption A and Remark 7
-
-      Stich et al., `Sparsified SGD with Memory
-      <https://arxiv.org/abs/1809.07599>`_, 2018
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Remark 7;
+      `Stich et al., 2018 <https://arxiv.org/abs/1809.07599>`_
     """
     amount = f"k={k}" if k is not None else f"fraction={fraction!s}"
     k, part = _amount(k, fraction)
     check_choice("per", per, ("leaf", "tree"))
-    name = f"top_k({amount}, per={per!r})"
 
     def encode_flat(flat: jax.Array) -> tuple[jax.Array, ...]:
         kept = _kept(flat.size, k, part)
@@ -97,11 +98,7 @@ def top_k(
 
     def decode_flat(message: Any, size: int) -> jax.Array:
         values, *rest = message
-        if not rest:
-            return values
-        return jnp.zeros((size,), values.dtype).at[rest[0].astype(jnp.int32)].set(
-            values, unique_indices=True, mode="promise_in_bounds"
-        )
+        return _scattered(values, rest[0].astype(jnp.int32), size) if rest else values
 
     def sum_flat(messages: Any, size: int) -> jax.Array:
         values, *rest = messages
@@ -111,34 +108,18 @@ def top_k(
             rest[0].astype(jnp.int32).reshape(-1)
         ].add(values.reshape(-1), mode="promise_in_bounds")
 
-    if per == "leaf":
-        def by_leaf(function):
-            return lambda m, shared, shape, dtype: function(
-                m, size_of(jax.ShapeDtypeStruct(shape, dtype))
-            )
-
-        return leafwise(
-            name,
-            lambda x: (encode_flat(x.reshape(-1)), ()),
-            by_leaf(decode_flat),
-            sum_leaf=by_leaf(sum_flat),
-            contraction=lambda params: min(
-                _kept(n, k, part) / n for n in sizes(params)
-            ),
-        )
-
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
-        del workers
-        leaves = [x.reshape(-1) for x in jax.tree.leaves(updates)]
-        message = encode_flat(jnp.concatenate(leaves)) if leaves else ()
-        return message, Template.of(updates), state
+        flats = [x.reshape(-1) for x in jax.tree.leaves(updates)]
+        if per == "tree" and flats:
+            flats = [jnp.concatenate(flats)]
+        return tuple(map(encode_flat, flats)), Template.of(updates), state
 
-    def by_tree(function):
+    def by_flat(function: Callable[[Any, int], jax.Array]) -> Callable[..., Any]:
         def decode(message: Any, template: Template) -> Any:
-            if not template.shapes:
-                return template.unflatten([])
             counts = [math.prod(shape) for shape in template.shapes]
-            flat, out, start = function(message, sum(counts)), [], 0
+            if per == "leaf" or not counts:
+                return template.unflatten(list(map(function, message, counts)))
+            flat, out, start = function(message[0], sum(counts)), [], 0
             for count in counts:
                 out.append(flat[start:start + count])
                 start += count
@@ -147,19 +128,19 @@ def top_k(
         return decode
 
     def contraction(params: Any) -> float:
-        total = max(sum(size_of(x) for x in jax.tree.leaves(params)), 1)
+        if per == "leaf":
+            return min(_kept(n, k, part) / n for n in sizes(params))
+        total = max(sum(map(size_of, jax.tree.leaves(params))), 1)
         return _kept(total, k, part) / total
 
     return Compressor(
-        name, encode=encode, decode=by_tree(decode_flat),
-        decode_sum=by_tree(sum_flat), contraction=contraction,
+        f"top_k({amount}, per={per!r})", encode=encode, decode=by_flat(decode_flat),
+        decode_sum=by_flat(sum_flat), contraction=contraction,
     )
 
 
-def random_k(
-    k: int | None = None,
-    fraction: float | None = None,
-    key: Any = 0,
+def random_k(  # noqa: D417
+    k: int | None = None, fraction: float | None = None, key: Any = 0,
     scaled: bool = False,
 ) -> Compressor:
     r"""Random coordinates of every leaf, k of them, the same on all workers.
@@ -175,18 +156,12 @@ def random_k(
     add.
 
     Args:
-      k: how many coordinates of a leaf to keep; a smaller leaf is kept whole.
-      fraction: which part of the coordinates to keep instead, in (0, 1]:
-        :math:`k = \max(1, \lceil fraction \cdot d \rceil)`.
+      k, fraction: how many coordinates of a leaf to keep, see :func:`ef_optax.top_k`.
       key: an int or a JAX key, the same on all workers.
       scaled: whether to multiply what is kept by d/k.
 
     Returns:
       A :class:`ef_optax.Compressor`.
-
-    Raises:
-      ValueError: if not exactly one of k and fraction is given, or it is out of range.
-      TypeError: if `key` is neither an int nor a key.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -196,15 +171,13 @@ def random_k(
       [0. 0. 0. 4.]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Remark 5
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Remark 5
     """
     amount = f"k={k}" if k is not None else f"fraction={fraction!s}"
     k, part = _amount(k, fraction)
     as_key("key", key)  # refuses a bad key here, not in init
 
     def encode(updates: Any, state: Any, workers: Workers) -> Any:
-        del workers
         message: list[jax.Array] = []
         indices: list[jax.Array | None] = []
         for i, x in enumerate(jax.tree.leaves(updates)):
@@ -218,25 +191,20 @@ def random_k(
             chosen = _select.largest(uniform, kept, _select.magnitude_bits)
             message.append(x.reshape(-1)[chosen])
             indices.append(chosen)
-        shared = (Template.of(updates), tuple(indices))
-        return tuple(message), shared, next_keys(state)
+        return tuple(message), (Template.of(updates), tuple(indices)), next_keys(state)
 
     def decode(message: Any, shared: Any) -> Any:
         template, indices = shared
         out = []
-        for values, chosen, shape in zip(message, indices, template.shapes,
-                                         strict=True):
+        parts = zip(message, indices, template.shapes, strict=True)
+        for values, chosen, shape in parts:
             if chosen is None:
                 out.append(values)
                 continue
             size = math.prod(shape)
             if scaled:
                 values = values * jnp.asarray(size / values.size, values.dtype)
-            out.append(
-                jnp.zeros((size,), values.dtype).at[chosen].set(
-                    values, unique_indices=True, mode="promise_in_bounds"
-                )
-            )
+            out.append(_scattered(values, chosen, size))
         return template.unflatten(out)
 
     def smallest_part(params: Any) -> float:
@@ -244,9 +212,7 @@ def random_k(
 
     return Compressor(
         f"random_k({amount}, scaled={scaled})",
-        init=lambda params: init_keys("key", key),
-        encode=encode,
-        decode=decode,
+        init=lambda params: init_keys("key", key), encode=encode, decode=decode,
         additive=True,
         contraction=None if scaled else smallest_part,
         variance=(lambda params: 1 / smallest_part(params) - 1) if scaled else None,

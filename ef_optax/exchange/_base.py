@@ -1,7 +1,5 @@
 """What an exchange is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

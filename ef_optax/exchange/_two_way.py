@@ -1,7 +1,5 @@
 """Messages of shards: to the worker that serves one, and its answer to all."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -190,20 +188,15 @@ def _server(compressor: Compressor, memory: Any) -> Compressor:
 
 def _size_at_init(axis: Workers, workers: int | None) -> int:
     """Returns the number of workers, as it is bound or was given."""
-    if not axis.is_bound and workers is None:
+    if axis.is_bound:
+        return axis.size
+    if workers is None:
         raise ValueError(
             "two_way() makes one shard for each worker, so its state depends on their "
             f"number: call init where axis {axis.axis_name!r} is bound "
             "(ef_optax.over_workers does), or give two_way(workers=...)."
         )
-    size = axis.size if axis.is_bound else workers
-    if workers not in (None, size):
-        raise ValueError(
-            f"two_way(workers={workers}), but axis {axis.axis_name!r} has {size}: give "
-            f"workers={size}, or leave it out where init is called with the axis bound."
-        )
-    assert size is not None
-    return size
+    return workers
 
 
 def _own_keys(state: Any) -> Any:

@@ -1,7 +1,5 @@
 """Compression that keeps nothing."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import optax

@@ -1,7 +1,5 @@
 """Error feedback: what compression takes away today is sent later."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Leaves that skip compression, averaged in full precision."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,8 +30,20 @@ class Exempt:
       mask: a pytree of booleans, or a function of a tree to one; True exempts a leaf.
     """
 
-    compressor: Compressor
+    compressor: Any
     mask: Any
+
+    def mask_of(self, tree: Any) -> Any:
+        """Returns the mask of a tree; refuses one that is not of booleans."""
+        found = self.mask(tree) if callable(self.mask) else self.mask
+        leaves = jax.tree.leaves(found)
+        wrong = [m for m in leaves if not isinstance(m, bool | np.bool_)]
+        if wrong:
+            raise TypeError(
+                "exempt: mask must be a pytree of booleans, True where a leaf is "
+                f"exempt; got {shown(wrong[0])} in it."
+            )
+        return found
 
 
 def exempt(
@@ -92,20 +102,10 @@ def exempt(
       >>> print(updates["b"])
       [-1. -3.]
     """
+    exemption = Exempt(compressor, mask)
     if isinstance(compressor, Compressor):
-        return Exempt(compressor, mask)
-    workers = Workers(axis_name)
-
-    def mask_of(tree: Any) -> Any:
-        found = mask(tree) if callable(mask) else mask
-        leaves = jax.tree.leaves(found)
-        wrong = [m for m in leaves if not isinstance(m, bool | np.bool_)]
-        if wrong:
-            raise TypeError(
-                "exempt: mask must be a pytree of booleans, True where a leaf is "
-                f"exempt; got {shown(wrong[0])} in it."
-            )
-        return found
+        return exemption
+    workers, mask_of = Workers(axis_name), exemption.mask_of
 
     def others(tree: Any) -> Any:
         return jax.tree.map(lambda m: not m, mask_of(tree))

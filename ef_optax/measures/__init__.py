@@ -1,4 +1,8 @@
-"""What the papers measure: density, contraction, errors, noise, signs and bits."""
+"""What the papers measure: density, contraction, errors, noise, signs and bits.
+
+All sums are over a whole pytree, in float32, or float64 where a leaf is. Leaves that
+are not floating point are refused with a ``ValueError``.
+"""
 
 from ef_optax.measures._noise import (
     WelfordState,

@@ -27,15 +27,11 @@ def welford_init(tree: Any) -> WelfordState:
         and dtypes are read.
 
     Returns:
-      A ``WelfordState``: an int32 count and two pytrees of zeros of the tree's
-      structure, float32 (float64 for float64 leaves).
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      An int32 count and two pytrees of zeros like the tree, float32 (float64 for
+      float64 leaves).
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> measures.welford_init(jnp.zeros(2, jnp.bfloat16)).mean.dtype
       dtype('float32')
 
@@ -43,11 +39,9 @@ def welford_init(tree: Any) -> WelfordState:
       `Welford, 1962 <https://doi.org/10.1080/00401706.1962.10490022>`_.
     """
     check_float_leaves("welford_init", tree)
-
-    def zeros() -> Any:
-        return jax.tree.map(lambda x: jnp.zeros_like(x, wide(jnp.result_type(x))), tree)
-
-    return WelfordState(jnp.zeros((), jnp.int32), mean=zeros(), squares=zeros())
+    mean = jax.tree.map(lambda x: jnp.zeros_like(x, wide(jnp.result_type(x))), tree)
+    squares = jax.tree.map(jnp.zeros_like, mean)
+    return WelfordState(jnp.zeros((), jnp.int32), mean, squares)
 
 
 def welford_update(state: WelfordState, tree: Any) -> WelfordState:
@@ -61,25 +55,14 @@ def welford_update(state: WelfordState, tree: Any) -> WelfordState:
 
     Args:
       state: from ``welford_init`` or the last ``welford_update``.
-      tree: pytree with the structure and shapes of the one given to
-        ``welford_init``, of any floating dtype.
-
-    Returns:
-      The new ``WelfordState``.
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      tree: pytree like the one given to ``welford_init``, of any floating dtype.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> state = measures.welford_init(jnp.zeros(2))
       >>> state = measures.welford_update(state, jnp.array([1., 5.]))
       >>> print(state.count, state.mean)
       1 [1. 5.]
-
-    References:
-      `Welford, 1962 <https://doi.org/10.1080/00401706.1962.10490022>`_.
     """
     check_float_leaves("welford_update", tree)
     count = state.count + 1
@@ -106,12 +89,11 @@ def welford_finalize(state: WelfordState) -> tuple[Any, Any]:
       state: from ``welford_update``; it can still be updated afterwards.
 
     Returns:
-      Two pytrees ``(mean, variance)`` in the state's dtypes. As in NumPy, the variance
-      is NaN for n < 2 and the mean NaN for n = 0.
+      Two pytrees in the state's dtypes. As in NumPy, the variance is NaN for n < 2 and
+      the mean for n = 0.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> state = measures.welford_init(jnp.zeros(2))
       >>> for g in ([1., 5.], [2., 5.], [3., 8.]):
       ...   state = measures.welford_update(state, jnp.array(g))

@@ -10,8 +10,7 @@ import optax
 from ef_optax._checks import check_state
 from ef_optax._numerics import widen
 from ef_optax.feedback import ErrorFeedbackState
-from ef_optax.measures._sums import as_accumulators, scaled_squares
-from ef_optax.measures._vectors import density
+from ef_optax.measures._vectors import as_accumulators, density, scaled_squares
 from ef_optax.workers import AxisName, Workers
 
 
@@ -28,16 +27,14 @@ def error_norm(state: Any) -> jax.Array:
         workers; inside a mapped axis it is this worker's.
 
     Returns:
-      Scalar, float32 (float64 if an error is), in the unit of the errors: parameter
-      units when error feedback comes after the learning rate. Squares cannot
-      overflow or underflow.
+      Scalar in the unit of the errors: of the parameters when error feedback comes
+      after the learning rate. Squares cannot overflow or underflow.
 
     Raises:
       ValueError: the state holds no ``ErrorFeedbackState``.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> import ef_optax
+      >>> import jax.numpy as jnp, ef_optax
       >>> tx = ef_optax.error_feedback(ef_optax.top_k(k=1))
       >>> updates = jnp.array([3., 4., -4.5])
       >>> _, state = tx.update(updates, tx.init(updates))
@@ -74,14 +71,8 @@ def _errors(state: Any) -> list[Any]:
 class MeasuresState(NamedTuple):
     """What `record_measures` saw at its last step, and the wrapped state.
 
-    Attributes:
-      count: int32, steps recorded.
-      density: float32, density of the incoming updates; 0 before the first step.
-      corrected_density: float32, density of incoming updates plus error; None
-        unless the wrapped transformation is error feedback itself.
-      error_norm: float32, norm of the error after the step; None if nothing is
-        wrapped.
-      inner: state of the wrapped transformation, or ``optax.EmptyState()``.
+    Densities are 0 before the first step. ``corrected_density``, of updates plus error,
+    is None unless error feedback itself is wrapped, ``error_norm`` if nothing is.
     """
 
     count: jax.Array  # type: ignore[assignment]
@@ -109,27 +100,22 @@ def record_measures(
     of the very input of the compressor.
 
     Args:
-      inner: a transformation that holds error feedback, applied as it is; None to
-        only look at what passes.
-      axis_name: None, or the worker axis (or axes) the update runs under. With it,
-        the values kept are means over the workers, so they are equal on all workers
-        and the state can be replicated; it costs one all-reduce of three scalars.
-        Without it they are those of the worker at hand.
+      inner: a transformation that holds error feedback; None to only look.
+      axis_name: None for the values of the worker at hand, or the worker axis (or axes)
+        for means over the workers, by one all-reduce of three scalars, so that the
+        state can be replicated.
 
     Returns:
-      An ``optax.GradientTransformationExtraArgs`` with a ``MeasuresState``. Read
-      ``state.density`` after a step, inside ``jit`` or ``scan`` too; in a larger
-      state, ``optax.tree.get(state, 'corrected_density')``. An update that is not
-      finite records NaN, and is forgotten at the next step.
+      A transformation with a ``MeasuresState``. Read ``state.density`` after a step,
+      inside ``jit`` or ``scan`` too; in a larger state,
+      ``optax.tree.get(state, 'corrected_density')``. An update that is not finite
+      records NaN, and is forgotten at the next step.
 
     Raises:
-      ValueError: in ``update``, if ``inner`` holds no error feedback, or a leaf of
-        the updates is not floating point (mask such leaves).
+      ValueError: in ``update``, if ``inner`` holds no error feedback.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> import ef_optax
-      >>> import optax
+      >>> import jax.numpy as jnp, optax, ef_optax
       >>> tx = optax.chain(ef_optax.record_measures(), optax.sgd(0.1))
       >>> params = jnp.zeros(4)
       >>> state = tx.init(params)
@@ -158,44 +144,31 @@ def record_measures(
     def init(params: optax.Params) -> MeasuresState:
         state = optax.EmptyState() if wrapped is None else wrapped.init(params)
         return MeasuresState(
-            count=jnp.zeros((), jnp.int32),
-            density=zero(),
-            corrected_density=zero() if _is_feedback(state) else None,
-            error_norm=None if wrapped is None else zero(),
-            inner=state,
+            jnp.zeros((), jnp.int32), zero(), zero() if _is_feedback(state) else None,
+            None if wrapped is None else zero(), state,
         )
 
     def update(
-        updates: optax.Updates,
-        state: MeasuresState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
+        updates: optax.Updates, state: MeasuresState,
+        params: optax.Params | None = None, **extra_args: Any,
     ) -> tuple[optax.Updates, MeasuresState]:
         check_state("record_measures", state, MeasuresState)
         measured = {"density": density(updates)}
         after = state.inner
         if wrapped is not None:
             if _is_feedback(state.inner):
-                measured["corrected_density"] = density(
-                    _corrected(updates, state.inner.error)
+                # A leaf missing on one side counts on neither.
+                corrected = jax.tree.map(
+                    lambda u, e: None if u is None or e is None else u + e,
+                    widen(updates), state.inner.error, is_leaf=lambda x: x is None,
                 )
+                measured["corrected_density"] = density(corrected)
             updates, after = wrapped.update(updates, state.inner, params, **extra_args)
             measured["error_norm"] = error_norm(after)
         # Float32 whatever came in, so that the state's types never change.
-        measured = workers.mean(
-            {name: x.astype(jnp.float32) for name, x in measured.items()}
-        )
+        measured = {name: x.astype(jnp.float32) for name, x in measured.items()}
+        measured = workers.mean(measured)
         count = optax.safe_increment(state.count)
         return updates, state._replace(count=count, inner=after, **measured)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _corrected(updates: Any, error: Any) -> Any:
-    """Returns updates + error; a leaf missing on one side counts on neither."""
-    return jax.tree.map(
-        lambda u, e: None if u is None or e is None else u + e,
-        widen(updates),
-        error,
-        is_leaf=lambda x: x is None,
-    )

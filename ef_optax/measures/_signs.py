@@ -12,7 +12,7 @@ import optax
 
 from ef_optax._checks import check_float_leaves, concrete, shown
 from ef_optax._numerics import wide
-from ef_optax.measures._sums import as_accumulators, total
+from ef_optax.measures._vectors import as_accumulators, total
 
 
 def success_probabilities(samples: Any, gradient: optax.Updates) -> Any:
@@ -21,26 +21,19 @@ def success_probabilities(samples: Any, gradient: optax.Updates) -> Any:
     .. math:: \hat\rho_i = \frac{1}{n} \sum_{j=1}^{n} \mathbb{1}\left[
       \operatorname{sign} \hat g_i^{(j)} = \operatorname{sign} g_i \right]
 
-    an estimate of ρ_i with standard error √(ρ_i(1 − ρ_i)/n). Sign descent needs
-    ρ_i > 1/2 wherever g_i ≠ 0.
+    with standard error √(ρ_i(1 − ρ_i)/n). Sign descent needs ρ_i > 1/2 where g_i ≠ 0.
 
     Args:
-      samples: pytree of floating-point arrays ``[n, *shape]``, n ≥ 1 independent
-        stochastic gradients along the leading axis.
+      samples: pytree of arrays ``[n, *shape]``: n independent stochastic gradients.
       gradient: pytree of the same structure, arrays ``[*shape]``: the true gradient.
 
     Returns:
-      Pytree of the same structure, arrays ``[*shape]`` in float32 (float64 for
-      float64 leaves). sign(0) = 0, as in the paper: where g_i ≠ 0 a sample that is
-      exactly 0 is a failure, where g_i = 0 a success. NaN never is one, and without
-      samples the fraction is NaN.
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      Pytree like the gradient, in float32 (float64 for float64 leaves). sign(0) = 0, as
+      in the paper: where g_i ≠ 0 a sample that is exactly 0 is a failure, where g_i = 0
+      a success. NaN never is one, and without samples the fraction is NaN.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> samples = jnp.array([[1., -2.], [3., 1.], [0., -1.], [2., -5.]])
       >>> print(measures.success_probabilities(samples, jnp.array([1., -1.])))
       [0.75 0.75]
@@ -65,24 +58,18 @@ def rho_norm(g: optax.Updates, rho: Any) -> jax.Array:
 
     .. math:: \|g\|_\rho = \sum_i (2\rho_i - 1)\, |g_i|
 
-    The convergence of sign descent is measured in it. It is not a norm: where
-    ρ_i < 1/2 a coordinate counts negatively.
+    Sign descent converges in it. Where ρ_i < 1/2 a coordinate counts negatively.
 
     Args:
       g: pytree of floating-point arrays.
-      rho: success probabilities in [0, 1]: a scalar, or a pytree of g's structure
-        whose leaves have the shapes of g's or are scalars.
-
-    Returns:
-      Scalar, float32 (float64 if a leaf of g is), over the whole tree.
+      rho: success probabilities in [0, 1]: a scalar, or a pytree like g of arrays or
+        scalars.
 
     Raises:
-      ValueError: ρ is outside [0, 1] (a traced one is not checked), or a leaf of g is
-        not floating point.
+      ValueError: ρ is outside [0, 1]; a traced one is not checked.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> rho = jnp.array([0.75, 1.0])
       >>> print(measures.rho_norm(jnp.array([-4., 3.]), rho))
       5.0
@@ -111,16 +98,14 @@ def rho_m_norm(g: optax.Updates, rho: Any, workers: Any) -> jax.Array:
       workers: M ≥ 1, an integer.
 
     Returns:
-      Scalar, float32 (float64 if a leaf of g is), over the whole tree. In float32 a
-      weight is off by 1e-6 for tens of workers, by 1e-4 for a thousand.
+      Scalar. In float32 a weight is off by 1e-6 for tens of workers, by 1e-4 for a
+      thousand.
 
     Raises:
-      ValueError: ρ is outside [0, 1] or ``workers`` no integer of at least 1 (traced
-        ones are not checked), or a leaf of g is not floating point.
+      ValueError: ρ or M is outside its range; traced ones are not checked.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> g = jnp.array([-4., 3.])
       >>> [round(float(measures.rho_m_norm(g, 0.75, m)), 3) for m in (1, 3, 4, 31)]
       [3.5, 4.813, 4.813, 6.982]
@@ -158,16 +143,14 @@ def l12_norm(g: optax.Updates, sigma: Any) -> jax.Array:
         ρ for ``rho_norm``.
 
     Returns:
-      Scalar, float32 (float64 if a leaf of g is), over the whole tree. A coordinate
-      with g_i = σ_i = 0 counts 0. Squares are never formed, so they cannot overflow.
+      Scalar. A coordinate with g_i = σ_i = 0 counts 0. Squares are never formed, so
+      they cannot overflow.
 
     Raises:
-      ValueError: σ is negative or NaN (a traced one is not checked), or a leaf of g is
-        not floating point.
+      ValueError: σ is negative or NaN; a traced one is not checked.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> print(f'{measures.l12_norm(jnp.array([3., -4., 0.]), 1.0):.4f}')
       4.6932
 
@@ -225,10 +208,7 @@ def bits_per_step(method: str, parameters: int, workers: int) -> float:
       workers: M.
 
     Returns:
-      The number of bits, a float.
-
-    Raises:
-      ValueError: the method is unknown.
+      The number of bits, of all workers together, a float.
 
     Examples:
       >>> from ef_optax import measures

@@ -1,12 +1,45 @@
 """How dense a vector is, what a compressor loses of it, how far it is from others."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax.measures._sums import as_accumulators, largest, scaled_squares, total
+from ef_optax._checks import check_float_leaves
+from ef_optax._numerics import wide
+
+
+def as_accumulators(name: str, tree: Any) -> Any:
+    """Returns the leaves as arrays of one dtype to sum in: float32 or float64."""
+    check_float_leaves(name, tree)
+    dtypes = [wide(jnp.result_type(x)) for x in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(jnp.float32, *dtypes)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def largest(leaves: Iterable[jax.Array]) -> jax.Array:
+    """Returns the largest magnitude; 1 where that is 0, infinite or NaN.
+
+    Squares of entries divided by it neither overflow nor all underflow.
+    """
+    found = jnp.zeros((), jnp.float32)
+    for leaf in leaves:
+        found = jnp.maximum(found, jnp.max(jnp.abs(leaf), initial=0))
+    return jnp.where(jnp.isfinite(found) & (found > 0), found, 1)
+
+
+def total(terms: Iterable[jax.Array]) -> jax.Array:
+    """Returns the sum of all entries of all terms; 0 for none."""
+    return sum((jnp.sum(term) for term in terms), start=jnp.zeros((), jnp.float32))
+
+
+def scaled_squares(tree: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns (s, q) where s² q is the sum of squares, and q is in range for any s."""
+    leaves = jax.tree.leaves(tree)
+    scale = largest(leaves)
+    return scale, total(jnp.square(leaf / scale) for leaf in leaves)
 
 
 def density(tree: optax.Updates) -> jax.Array:
@@ -24,16 +57,11 @@ def density(tree: optax.Updates) -> jax.Array:
         largest magnitude, so entries near 1e30 or 1e-30 are safe.
 
     Returns:
-      Scalar, float32 (float64 if a leaf is). A zero vector, which has no density,
-      gives 0, below every density there is; so does a tree without coordinates.
-      Infinite or NaN entries give NaN.
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      Scalar. A zero vector, which has no density, gives 0, below every density there
+      is; so does a tree without coordinates. Infinite or NaN entries give NaN.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> import ef_optax
+      >>> import jax.numpy as jnp, ef_optax
       >>> v = {'w': jnp.array([3., 0.]), 'b': jnp.array([4.])}
       >>> print(f'{ef_optax.density(v):.4f}')
       0.6533
@@ -69,23 +97,16 @@ def contraction(
     then the compressor does not contract x.
 
     Args:
-      compressor: any ``optax.GradientTransformation``; its ``init`` and ``update``
-        are called without parameters.
+      compressor: any ``optax.GradientTransformation``, called without parameters.
       tree: pytree of floating-point arrays, x.
       state: the compressor's state; ``compressor.init(tree)`` when None. For another
         draw of a random compressor, pass a state of a later step or of another key.
 
     Returns:
-      Scalar, float32 (float64 if a leaf is), over the whole tree. A zero vector
-      gives 0, whatever the compressor makes of it.
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      Scalar. A zero vector gives 0, whatever the compressor makes of it.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> import ef_optax
+      >>> import jax.numpy as jnp, optax, ef_optax
       >>> print(ef_optax.contraction(optax.scale(0.5), jnp.array([3., 4.])))
       0.25
 
@@ -123,17 +144,12 @@ def span_distance(tree: optax.Params, vectors: Any) -> jax.Array:
         lengths; an empty list spans 0.
 
     Returns:
-      Scalar, float32 (float64 if a leaf is). The floor is the rounding of x, about
-      1e-7 ‖x‖ in float32. Directions within about ``eps * (n + sqrt(d))`` of
-      dependent, for n vectors of d coordinates, count as dependent. NaN or infinite
-      vectors give NaN.
-
-    Raises:
-      ValueError: a leaf is not floating point.
+      Scalar. The floor is the rounding of x, about 1e-7 ‖x‖ in float32. Directions
+      within about ``eps * (n + sqrt(d))`` of dependent, for n vectors of d coordinates,
+      count as dependent. NaN or infinite vectors give NaN.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from ef_optax import measures
+      >>> import jax.numpy as jnp, ef_optax.measures as measures
       >>> plane = [jnp.array([1., 1., 0.]), jnp.array([1., -1., 0.])]
       >>> print(measures.span_distance(jnp.array([5., 6., 7.]), plane))
       7.0

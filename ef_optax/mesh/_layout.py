@@ -1,7 +1,5 @@
 """Which axes of a mesh are the workers', and what fits over them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -28,15 +26,14 @@ class Layout:
     def __post_init__(self) -> None:
         Workers(self.axis_name)  # refuses what is no name
         here = self.mesh.axis_names
-        split: Names = ()
-        for spec in jax.tree.leaves(self.param_specs):
-            split += names_in(spec)
+        specs = jax.tree.leaves(self.param_specs)
+        split = {name for spec in specs for name in names_in(spec)}
         if not self.workers or set(self.workers) - set(here):
             raise ValueError(
                 f"over_workers: axis_name={self.axis_name!r} must name axes of the "
                 f"mesh, which has {_names(here)}."
             )
-        if set(split) & set(self.workers) or set(split) - set(here):
+        if split - set(here) or split & set(self.workers):
             raise ValueError(
                 f"over_workers: param_specs name {_names(split)}; parameters are the "
                 "same on all workers, and may be split over the other axes of the mesh "
@@ -64,8 +61,7 @@ class Layout:
 
     def specs_of_params(self, tree: Any) -> Any:
         """Returns the specs of a tree like the parameters."""
-        empty = not jax.tree.leaves(tree)
-        if self.param_specs is None or empty:
+        if self.param_specs is None or not jax.tree.leaves(tree):
             return jax.tree.map(lambda _: P(), tree)
         # In the structure of the tree, and with JAX's error where it is another.
         return jax.tree.map(lambda _, spec: spec, tree, self.param_specs)
@@ -91,55 +87,45 @@ class Layout:
         if found or Workers(self.axis_name).is_bound:
             raise ValueError(
                 "over_workers maps over the workers itself, under plain jax.jit, and "
-                f"{_names(found or self.workers)} is bound here already. Inside "
-                "jax.shard_map, jax.pmap or jax.vmap use the transformation that was "
-                "given to it."
+                f"{_names(found or self.workers)} is bound here already. Inside a map "
+                "use the transformation that was given to it."
             )
 
     def check_params(self, params: Any) -> None:
         """Refuses what is no array, or split over the workers where that is known."""
-        others = [
-            f"{path}: {shown(x, 40)}" for path, x in named_leaves(params)
-            if not (hasattr(x, "dtype") or isinstance(x, float | int))
-        ]
+        others = [f"{path}: {shown(x, 40)}" for path, x in named_leaves(params)
+                  if not (hasattr(x, "dtype") or isinstance(x, float | int))]
         if others:
             raise TypeError(
                 f"over_workers needs arrays as parameters; got {describe(others)}. Of "
                 "an Equinox module take eqx.filter(model, eqx.is_inexact_array)."
             )
-        split = [
-            path for path, x in named_leaves(params)
-            if set(self.workers) & set(names_in(_spec(x)))
-        ]
+        split = [path for path, x in named_leaves(params)
+                 if set(self.workers) & set(names_in(_spec(x)))]
         if split:
             raise ValueError(
                 "over_workers: these parameters are split over the axis of the workers "
-                f"({_names(self.workers)}): {describe(split)}. Every step would gather "
-                "them in full. Replicate them, jax.device_put(params, "
-                "NamedSharding(mesh, P())), or split them over another axis by "
-                "param_specs."
+                f"({_names(self.workers)}): {describe(split)}. Replicate them, "
+                "jax.device_put(params, NamedSharding(mesh, P())), or split them over "
+                "another axis by param_specs."
             )
 
     def check_gradients(self, grads: Any, params: Any) -> None:
         """Refuses gradients without the leading axis of the workers."""
-        shapes = [(path, jnp.shape(g)) for path, g in named_leaves(grads)]
-        bad = [f"{path}: {shape}" for path, shape in shapes
+        shapes = {path: jnp.shape(g) for path, g in named_leaves(grads)}
+        bad = [f"{path}: {shape}" for path, shape in shapes.items()
                if shape[:1] != (self.count,)]
         structure: Any = jax.tree.structure(grads)
         if not bad and structure == jax.tree.structure(params):
-            bad = [
-                f"{path}: {shape} for a parameter {jnp.shape(p)}"
-                for (path, shape), p in zip(shapes, jax.tree.leaves(params),
-                                            strict=True)
-                if shape[1:] != jnp.shape(p)
-            ]
+            bad = [f"{path}: {shapes[path]} for a parameter {jnp.shape(p)}"
+                   for path, p in named_leaves(params)
+                   if shapes[path][1:] != jnp.shape(p)]
         if bad:
             raise ValueError(
                 "over_workers needs the gradients of all workers, with a leading axis "
                 f"of {self.count} (mesh axis {_names(self.workers)}), as "
                 "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches) gives "
-                f"them; got {describe(bad)}. What changes shapes or accumulates, such "
-                "as optax.flatten, optax.MultiSteps or ef_optax.accumulate, belongs "
+                f"them; got {describe(bad)}. What changes shapes or accumulates goes "
                 "inside: over_workers(optax.flatten(...), mesh)."
             )
 
@@ -155,25 +141,18 @@ class Layout:
             raise ValueError(
                 "over_workers: what belongs to one worker has a leading axis of "
                 f"{self.count} in the state (mesh axis {_names(self.workers)}); got "
-                f"{describe(bad)}. Convert a state of another number of workers with "
+                f"{describe(bad)}. Convert it with "
                 f"ef_optax.resize_workers(state, {self.count}), or make a new one with "
                 "the init of what over_workers returned."
             )
 
     def check_same(self, what: str, tree: Any, specs: Any) -> None:
-        """Refuses updates or a state that differ over axes that the specs don't name.
-
-        Args:
-          what: "updates" or "state".
-          tree: of them, as :func:`jax.shard_map` types it.
-          specs: where they are to live.
-        """
+        """Refuses updates or a state that differ over axes the specs don't name."""
         structure: Any = jax.tree.structure(tree)
         if structure != jax.tree.structure(specs):
             raise ValueError(
-                f"over_workers: the {what} have another structure than went in. "
-                "optax.lookahead and what else changes the structure of the parameters "
-                "belongs outside: optax.lookahead(over_workers(...), ...)."
+                f"over_workers: the {what} have another structure than went in. What "
+                "changes it belongs outside: optax.lookahead(over_workers(...), ...)."
             )
         stray = {
             path: axes

@@ -1,7 +1,5 @@
 """The mesh of the workers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +11,8 @@ from jax.sharding import AxisType, Mesh
 
 def worker_mesh(
     count: int | tuple[int, ...] | None = None,
-    axis_name: str | tuple[str, ...] = "workers",
-    *,
-    devices: Sequence[jax.Device] | None = None,
-    axis_type: AxisType = AxisType.Auto,
+    axis_name: str | tuple[str, ...] = "workers", *,
+    devices: Sequence[jax.Device] | None = None, axis_type: AxisType = AxisType.Auto,
 ) -> Mesh:
     """Makes a mesh with one worker on each device, of one process or many.
 
@@ -27,8 +23,7 @@ def worker_mesh(
     Args:
       count: the number of workers; None for all devices. With several axis names a
         tuple, the length of each axis, or None for processes × devices of each.
-      axis_name: the name of the worker axis, or a tuple, such as
-        ``("hosts", "devices")``.
+      axis_name: the worker axis, or a tuple of them, such as ``("hosts", "devices")``.
       devices: what to choose from; None for :func:`jax.devices`.
       axis_type: ``AxisType.Auto``, or ``AxisType.Explicit`` for shardings in types.
 
@@ -60,8 +55,8 @@ def worker_mesh(
         raise ValueError(
             f"count={count!r} workers on {names} need as many devices, the same number "
             f"in every process, and one number for each axis; there are {sizes[:8]} "
-            f"devices in {len(sizes)} processes. Ask for fewer, or make more on a CPU "
-            "before JAX runs anything: jax.config.update('jax_num_cpu_devices', n)."
+            f"devices in {len(sizes)} processes. Ask for fewer, or make more on a CPU: "
+            "jax.config.update('jax_num_cpu_devices', n)."
         )
     chosen = [d for index in sorted(groups) for d in groups[index][:each]]
     return Mesh(np.array(chosen).reshape(shape), names, (axis_type,) * len(names))

@@ -1,7 +1,5 @@
 """Optimizer state of one number of workers, made into that of another."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -21,10 +19,7 @@ _RAW_KEYS = {2: "threefry2x32", 4: "rbg"}
 
 
 def resize_workers(
-    state: Any,
-    count: int,
-    *,
-    mesh: Mesh | AbstractMesh | None = None,
+    state: Any, count: int, *, mesh: Mesh | AbstractMesh | None = None,
     param_specs: Any = None,
 ) -> Any:
     r"""Converts optimizer state to another number of workers, losing no error.
@@ -40,11 +35,9 @@ def resize_workers(
     (:func:`ef_optax.two_way`) is joined and cut anew, bit for bit.
 
     The state is laid out as by :func:`ef_optax.over_workers`: what belongs to one
-    worker, as :func:`ef_optax.workers.per_worker_leaves` tells, has a leading worker
-    axis :math:`[M, \dots]`, everything else has none. That holds for one worker too:
-    :math:`[1, \dots]`. (State of ``axis_name=None`` has no worker axis; nor can it be
-    resized.) Where its arrays live does not matter, and :func:`jax.device_put` with
-    :func:`ef_optax.state_specs` brings the result to the new mesh:
+    worker has a leading worker axis :math:`[M, \dots]`, also for one worker, and
+    everything else has none. (State of ``axis_name=None`` cannot be resized.) Where its
+    arrays live does not matter; bring the result to the new mesh:
 
     .. code-block:: python
 
@@ -62,21 +55,16 @@ def resize_workers(
       param_specs: how they split them, as given to :func:`ef_optax.over_workers`.
 
     Returns:
-      The state for `count` workers; the same object if there are `count` workers
-      already or if nothing belongs to one. Of what belongs to one worker:
-
-      - floating-point leaves are the mean, taken in float64, on every worker;
-      - integers and booleans are what all had, or the largest where they differed;
-      - random keys, typed or raw, stay with their workers, and new workers get new
-        ones folded from those;
-      - NumPy arrays stay NumPy arrays; JAX arrays that were on several devices are on
-        the default device, those too that all workers have alike.
+      The state for `count` workers; the same object if nothing changes. Of what belongs
+      to one worker, floating-point leaves are the mean, taken in float64; integers and
+      booleans what all had, or the largest; random keys stay with their workers, and
+      new workers get new ones folded from those. NumPy arrays stay so; JAX arrays that
+      were on several devices, also what all workers share, are on the default device.
 
     Raises:
-      TypeError: if a dict stands where one of this package's states was, or bytes where
-        numbers were.
-      ValueError: if `count` is below 1, if the worker axes of the leaves disagree, or
-        if parameters are split and nothing says how.
+      TypeError: if a state's type was lost, or bytes stand where numbers were.
+      ValueError: if the worker axes of the leaves disagree, or if parameters are split
+        and nothing says how.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -117,11 +105,7 @@ _LAYOUT = (
 
 
 def _size(state: Any) -> int | None:
-    """Returns the number of workers a state is for, None if it does not depend on it.
-
-    Raises:
-      ValueError: as above.
-    """
+    """Returns the number of workers a state is for, None if for any number."""
     own = jax.tree.leaves(per_worker_leaves(state))
     sizes: dict[tuple[int, ...], list[str]] = {}
     flat = jax.tree_util.tree_leaves_with_path(state)
@@ -132,21 +116,18 @@ def _size(state: Any) -> int | None:
         elif getattr(path[-1], "name", "") == "count" and np.shape(x):
             raise ValueError(
                 f"resize_workers: {jax.tree_util.keystr(path)} is the same on all "
-                f"workers, but has the shape {np.shape(x)}, as in a state that was "
-                "made inside jax.pmap. " + _LAYOUT
+                f"workers, but has shape {np.shape(x)}, as from jax.pmap. {_LAYOUT}"
             )
     if len(sizes) > 1 or () in sizes:
         told = "; ".join(f"{n}: {describe(p)}" for n, p in sizes.items())
         raise ValueError(
-            "resize_workers: the leaves do not agree about the number of workers: "
-            f"{told}. " + _LAYOUT
+            f"resize_workers: the leaves do not agree about the number of workers: "
+            f"{told}. {_LAYOUT}"
         )
     return next(iter(sizes))[0] if sizes else None
 
 
-def _resize(
-    state: Any, size: int, count: int, parts: Callable[[Any, Any], int]
-) -> Any:
+def _resize(state: Any, size: int, count: int, parts: Callable[[Any, Any], int]) -> Any:
     def of_node(node: Any) -> Any:
         if not declares(node):
             return _on_default_device(node)
@@ -191,10 +172,9 @@ def _spread(x: Any, size: int, count: int) -> Any:
             f"resize_workers: got an array of bytes, {old.dtype}, as np.savez stores "
             "bfloat16. View it as the dtype that init gives: x.view(like.dtype)."
         )
-    if jnp.issubdtype(old.dtype, jnp.floating):
-        one = np.mean(old, axis=0, dtype=np.float64)
-    elif jnp.issubdtype(old.dtype, jnp.complexfloating):
-        one = np.mean(old, axis=0, dtype=np.complex128)
+    if jnp.issubdtype(old.dtype, jnp.inexact):
+        real = jnp.issubdtype(old.dtype, jnp.floating)
+        one = np.mean(old, axis=0, dtype=np.float64 if real else np.complex128)
     else:
         one = np.max(old, axis=0)
     new = np.broadcast_to(one.astype(old.dtype), (count, *old.shape[1:]))
@@ -214,7 +194,6 @@ def _cut_anew(
     shards: Any, padding: Any, size: int, count: int, parts: Callable[[Any, Any], int]
 ) -> tuple[Any, Any]:
     """Returns shards [size, rows] as [count, rows], and their padding."""
-    treedef: Any
     flat, treedef = jax.tree_util.tree_flatten_with_path(shards)
     new, cut = np.array(padding), []
     for i, (path, x) in enumerate(flat):
@@ -222,8 +201,7 @@ def _cut_anew(
         if _is_split(x) and of_model == 1:
             raise ValueError(
                 f"resize_workers: the shards {name} are split over a mesh axis of the "
-                "model too. Say how: resize_workers(state, count, mesh=..., "
-                "param_specs=...)."
+                "model too. Say how, by mesh= and param_specs=."
             )
         rows = x.shape[-1] // of_model
         numbers = size * rows - int(new[i])
@@ -239,15 +217,14 @@ def _cut_anew(
         new[i] = -numbers % count
         whole = np.pad(whole, ((0, 0), (0, new[i]))).reshape(of_model, count, -1)
         cut.append(_like(np.swapaxes(whole, 0, 1).reshape(count, -1), x))
-    return treedef.unflatten(cut), _like(new, padding)
+    return jax.tree.unflatten(treedef, cut), _like(new, padding)
 
 
 def _is_split(x: Any) -> bool:
     """Returns whether other mesh axes than the workers' split shards [size, rows]."""
     sharding = getattr(x, "sharding", None)
-    return (
-        isinstance(sharding, NamedSharding)
-        and any(sharding.mesh.shape[n] > 1 for n in names_in(sharding.spec[1:]))
+    return isinstance(sharding, NamedSharding) and any(
+        sharding.mesh.shape[n] > 1 for n in names_in(sharding.spec[1:])
     )
 
 

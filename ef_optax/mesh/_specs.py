@@ -1,7 +1,5 @@
 """Where the leaves of a state live on a mesh."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,29 +20,22 @@ Names = tuple[str, ...]
 _STATES = (ErrorFeedbackState, TwoWayState, AccumulateState)
 
 
-def state_specs(
-    state: Any,
-    axis_name: str | tuple[str, ...] = "workers",
-    *,
-    param_specs: Any = None,
+def state_specs(  # noqa: D417
+    state: Any, axis_name: str | tuple[str, ...] = "workers", *, param_specs: Any = None
 ) -> Any:
     """Tells where on the mesh each leaf of a state lives; for checkpoints and ``jit``.
 
-    The state is one that :func:`ef_optax.over_workers` made. What belongs to one
-    worker has a leading worker axis and is split along it; all else is the same on all
-    workers. With `param_specs`, what has the shape of the parameters is split as they
-    are: a leaf of floating-point numbers whose path ends in the path of a parameter.
+    What belongs to one worker has a leading worker axis and is split along it; all else
+    is the same on all workers. With `param_specs`, what has the shape of the parameters
+    is split as they are: floating-point leaves whose path ends in that of a parameter.
 
     Args:
       state: a state, or its shapes from ``jax.eval_shape(tx.init, params)``.
-      axis_name: the mesh axis of the workers, or a tuple of them.
-      param_specs: a pytree of :class:`jax.sharding.PartitionSpec` like the parameters,
-        as given to :func:`ef_optax.over_workers`; None if they are not split.
+      axis_name, param_specs: as given to :func:`ef_optax.over_workers`.
 
     Returns:
       A pytree of :class:`jax.sharding.PartitionSpec` like the state, for
-      :func:`jax.device_put`, ``in_shardings``, ``out_shardings``, ``in_specs``, or to
-      restore a checkpoint.
+      :func:`jax.device_put`, ``in_shardings``, ``in_specs`` or a checkpoint.
 
     Raises:
       TypeError: if a dict stands where one of this package's states was.
@@ -84,9 +75,8 @@ def of_param(path: tuple[Any, ...], leaf: Any, owner: str, table: Any) -> P:
     """Returns the spec of the parameter that a leaf of a state is like."""
     if not table or not jnp.issubdtype(leaf_dtype(leaf), jnp.floating):
         return P()
-    found = next(
-        (table[path[i:]] for i in range(len(path) + 1) if path[i:] in table), P()
-    )
+    tails = (path[i:] for i in range(len(path) + 1))
+    found = next((table[tail] for tail in tails if tail in table), P())
     rank = jnp.ndim(leaf) - (owner != "all")
     return found if owner == "shard" or len(found) <= rank else P()
 
@@ -100,10 +90,7 @@ def names_in(spec: P) -> Names:
 
 
 def refuse_plain(name: str, state: Any) -> None:
-    """Refuses a state whose types are lost, and with them whose each leaf is.
-
-    Checkpoints that are restored without a tree to restore into give dicts.
-    """
+    """Refuses a dict that was a state, as in a checkpoint restored without a tree."""
     types = {frozenset(kind._fields): kind.__name__ for kind in _STATES}
 
     def lost(node: Any) -> bool:

@@ -1,31 +1,25 @@
 """SGD with error feedback: Algorithms 1 and 2 of Karimireddy et al."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
-import jax
 import optax
+from jax.typing import ArrayLike
 
 from ef_optax.compressors import Compressor, scaled_sign
 from ef_optax.exchange import Exchange
 from ef_optax.feedback import Exempt, error_feedback
-from ef_optax.optimizers._parts import decay_weights, heavy_ball
+from ef_optax.optimizers._parts import decay_weights
 from ef_optax.workers import AxisName
+from ef_optax.wrappers import local
 
 
-def ef_sgd(
+def ef_sgd(  # noqa: D417
     learning_rate: optax.ScalarOrSchedule,
-    compressor: Compressor | Exempt | optax.GradientTransformation,
-    *,
-    axis_name: AxisName = None,
-    exchange: Exchange | None = None,
-    decay: jax.typing.ArrayLike = 1.0,
-    accumulator_dtype: Any | None = None,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
+    compressor: Compressor | Exempt | optax.GradientTransformation, *,
+    axis_name: AxisName = None, exchange: Exchange | None = None,
+    decay: ArrayLike = 1.0, accumulator_dtype: Any | None = None,
+    momentum: ArrayLike | None = None, nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with error feedback; use it with any compressor.
 
@@ -38,11 +32,7 @@ def ef_sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
-      compressor: a :class:`ef_optax.Compressor`, or one with :func:`ef_optax.exempt`
-        leaves; with one worker any optax transformation.
-      axis_name: the mesh axis of the workers; None for one worker.
-      exchange: how messages cross, see :func:`ef_optax.error_feedback`.
-      decay: in [0, 1], how much of the error is kept at each step.
+      compressor, axis_name, exchange, decay: as for :func:`ef_optax.error_feedback`.
       accumulator_dtype: dtype of the error and of the momentum; None means that of the
         parameters, and float32 for the error of 16-bit ones.
       momentum: heavy-ball momentum of each worker's own gradients, before the learning
@@ -57,14 +47,10 @@ def ef_sgd(
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`.
 
-    Raises:
-      TypeError, ValueError: for the reasons of :func:`ef_optax.error_feedback`.
-
     Examples:
       >>> import jax.numpy as jnp, ef_optax
       >>> tx = ef_optax.ef_sgd(0.5, ef_optax.top_k(k=1))
-      >>> params = jnp.zeros(2)
-      >>> state = tx.init(params)
+      >>> state = tx.init(jnp.zeros(2))
       >>> for _ in range(2):
       ...     updates, state = tx.update(jnp.array([4.0, 3.0]), state)
       ...     print(updates)
@@ -72,12 +58,13 @@ def ef_sgd(
       [ 0. -3.]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 2
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Algorithm 2
     """
+    average = [] if momentum is None else [
+        local(optax.trace(momentum, nesterov, accumulator_dtype), axis_name)
+    ]
     return optax.chain(
-        *decay_weights(weight_decay, mask),
-        *heavy_ball(momentum, nesterov, accumulator_dtype, axis_name),
+        *decay_weights(weight_decay, mask), *average,
         optax.scale_by_learning_rate(learning_rate),
         error_feedback(
             compressor, axis_name=axis_name, exchange=exchange, decay=decay,
@@ -86,20 +73,13 @@ def ef_sgd(
     )
 
 
-def ef_sign_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    axis_name: AxisName = None,
-    exchange: Exchange | None = None,
-    per: Literal["leaf", "tree"] | int = "leaf",
-    zero: Literal["zero", "positive", "random"] | None = None,
-    decay: jax.typing.ArrayLike = 1.0,
-    accumulator_dtype: Any | None = None,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
-    key: Any = None,
+def ef_sign_sgd(  # noqa: D417
+    learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
+    exchange: Exchange | None = None, per: Literal["leaf", "tree"] | int = "leaf",
+    zero: Literal["zero", "positive", "random"] | None = None, decay: ArrayLike = 1.0,
+    accumulator_dtype: Any | None = None, momentum: ArrayLike | None = None,
+    nesterov: bool = False, weight_decay: optax.ScalarOrSchedule | None = None,
+    mask: Any = None, key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""EF-signSGD, scaled signs with error feedback; to send one bit a coordinate.
 
@@ -111,32 +91,17 @@ def ef_sign_sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
-      axis_name: the mesh axis of the workers; None for one worker.
-      exchange: how messages cross, see :func:`ef_optax.error_feedback`.
-      per: what shares a scale, see :func:`ef_optax.scaled_sign`.
-      zero: what the sign of 0 is, see :func:`ef_optax.scaled_sign`.
-      decay: in [0, 1], how much of the error is kept at each step.
-      accumulator_dtype: dtype of the error and of the momentum, see
-        :func:`ef_optax.ef_sgd`.
-      momentum: heavy-ball momentum before the learning rate; None for none, as in the
-        paper.
-      nesterov: whether momentum is Nesterov's.
-      weight_decay: coupled, see :func:`ef_optax.ef_sgd`; None for none.
-      mask: which leaves decay, as for :func:`optax.add_decayed_weights`.
-      key: an int or a JAX key for ``zero="random"``, the same on all workers.
+      per, zero, key: of the sign, as for :func:`ef_optax.scaled_sign`.
+      axis_name, exchange, decay, accumulator_dtype, momentum, nesterov, weight_decay,
+        mask: as for :func:`ef_optax.ef_sgd`.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`.
 
-    Raises:
-      ValueError: for the reasons of :func:`ef_optax.error_feedback` and
-        :func:`ef_optax.scaled_sign`.
-
     Examples:
       >>> import jax.numpy as jnp, ef_optax
       >>> tx = ef_optax.ef_sign_sgd(learning_rate=0.5)
-      >>> params = jnp.zeros(2)
-      >>> state = tx.init(params)
+      >>> state = tx.init(jnp.zeros(2))
       >>> for _ in range(2):
       ...     updates, state = tx.update(jnp.array([4.0, 2.0]), state)
       ...     print(updates)
@@ -144,8 +109,7 @@ def ef_sign_sgd(
       [-1.5 -1.5]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Algorithm 1
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Algorithm 1
     """
     return ef_sgd(
         learning_rate, scaled_sign(per, zero, key=key), axis_name=axis_name,

@@ -1,7 +1,5 @@
 """Parts that the optimizers chain."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax._keys import as_key
-from ef_optax.workers import AxisName
-from ef_optax.wrappers import local
 
 Parts = list[optax.GradientTransformation]
 
@@ -43,18 +39,9 @@ def warm_up(
 
 def decay_weights(weight_decay: Any, mask: Any) -> Parts:
     """Returns weight decay, or nothing where it is None."""
-    if weight_decay is None:
-        return []
-    return [optax.add_decayed_weights(weight_decay, mask)]
-
-
-def heavy_ball(
-    momentum: Any, nesterov: bool, accumulator_dtype: Any, axis_name: AxisName
-) -> Parts:
-    """Returns heavy-ball momentum of each worker's own gradients, or nothing."""
-    if momentum is None:
-        return []
-    return [local(optax.trace(momentum, nesterov, accumulator_dtype), axis_name)]
+    return [] if weight_decay is None else [
+        optax.add_decayed_weights(weight_decay, mask)
+    ]
 
 
 def update_noise(noise: Any, key: Any) -> Parts:
@@ -71,11 +58,7 @@ def update_noise(noise: Any, key: Any) -> Parts:
             own = jax.random.wrap_key_data(own)  # optax takes no raw keys
         return optax.add_noise(eta=jnp.square(noise), gamma=0.0, key=own)
 
-    return [
-        optax.GradientTransformation(
-            lambda params: add_noise().init(params),
-            lambda updates, state, params=None: add_noise().update(
-                updates, state, params
-            ),
-        )
-    ]
+    return [optax.GradientTransformation(
+        lambda params: add_noise().init(params),
+        lambda updates, state, params=None: add_noise().update(updates, state, params),
+    )]

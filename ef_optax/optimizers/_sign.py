@@ -1,11 +1,9 @@
 """The sign methods: signSGD, Signum and their distributed forms."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
-import jax
 import optax
+from jax.typing import ArrayLike
 
 from ef_optax._checks import check_choice
 from ef_optax.compressors import scaled_sign, stochastic_sign
@@ -17,18 +15,13 @@ from ef_optax.workers import AxisName
 from ef_optax.wrappers import local
 
 
-def sign_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    axis_name: AxisName = None,
+def sign_sgd(  # noqa: D417
+    learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
     wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
-    tie: Literal["zero", "positive", "random"] = "zero",
-    threshold: jax.typing.ArrayLike = 0.0,
-    quorum: jax.typing.ArrayLike = 0,
-    noise: jax.typing.ArrayLike | None = None,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
+    tie: Literal["zero", "positive", "random"] = "zero", threshold: ArrayLike = 0.0,
+    quorum: ArrayLike = 0, noise: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""signSGD, by majority vote of the workers where there are several.
@@ -43,13 +36,8 @@ def sign_sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
-      axis_name: the mesh axis of the workers; None for one worker.
-      wire: how votes cross, see :func:`ef_optax.majority_vote`.
-      zero: what a worker votes where its gradient is 0, see
+      axis_name, wire, zero, tie, threshold, quorum: of the vote, as for
         :func:`ef_optax.majority_vote`.
-      tie: what an even split gives.
-      threshold: a worker abstains where its gradient is smaller.
-      quorum: the least sum of votes that moves a coordinate.
       noise: standard deviation of Gaussian noise that is added to the vote, the same
         on all workers; None for none.
       weight_decay: decoupled, :math:`u \leftarrow -\gamma(\text{vote} + \lambda x)`,
@@ -62,8 +50,7 @@ def sign_sgd(
       A :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
-      ValueError: for the reasons of :func:`ef_optax.majority_vote`, or if there is
-        noise and no key.
+      ValueError: as for :func:`ef_optax.majority_vote`, or noise without a key.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -73,39 +60,28 @@ def sign_sgd(
       [-0.5  0.5]
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithms 1 and 3, Section 6
-
-      Safaryan and Richtárik, `On Stochastic Sign Descent Methods
-      <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithms 1 and 2
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Algorithms 1, 3;
+      `Safaryan and Richtárik, 2021 <https://arxiv.org/abs/1905.12938>`_, Algorithm 2
     """
     return optax.chain(
         majority_vote(
             axis_name, wire=wire, zero=zero, tie=tie, threshold=threshold,
             quorum=quorum, key=key,
         ),
-        *update_noise(noise, key),
-        *decay_weights(weight_decay, mask),
+        *update_noise(noise, key), *decay_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def signum(
-    learning_rate: optax.ScalarOrSchedule,
-    beta: jax.typing.ArrayLike = 0.9,
-    accumulator_dtype: Any | None = None,
-    *,
-    axis_name: AxisName = None,
+def signum(  # noqa: D417
+    learning_rate: optax.ScalarOrSchedule, beta: ArrayLike = 0.9,
+    accumulator_dtype: Any | None = None, *, axis_name: AxisName = None,
     momentum: Literal["ema", "heavy_ball"] = "ema",
-    warmup_steps: jax.typing.ArrayLike | None = None,
-    wire: Literal["psum", "packed"] = "psum",
+    warmup_steps: ArrayLike | None = None, wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
-    tie: Literal["zero", "positive", "random"] = "zero",
-    threshold: jax.typing.ArrayLike = 0.0,
-    quorum: jax.typing.ArrayLike = 0,
-    noise: jax.typing.ArrayLike | None = None,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
+    tie: Literal["zero", "positive", "random"] = "zero", threshold: ArrayLike = 0.0,
+    quorum: ArrayLike = 0, noise: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Signum: the sign of momentum, by majority vote where there are several workers.
@@ -115,54 +91,35 @@ def signum(
       u &\leftarrow -\gamma\, \operatorname{sign}\Big(
         \sum_{i=1}^M \operatorname{sign}(m_i)\Big)
 
-    With one worker and the defaults it agrees with :func:`optax.signum`. What it adds:
-    the vote over `axis_name` of momenta that each worker keeps of its own gradients,
-    the warm-up of Theorem 3, heavy-ball momentum, noise, decoupled weight decay, and
-    NaN everywhere for a gradient that is not finite.
+    With one worker and the defaults it agrees with :func:`optax.signum`. What it adds
+    to that and to :func:`ef_optax.sign_sgd`: each worker keeps the momentum of its own
+    gradients, which then vote; the warm-up of Theorem 3; heavy-ball momentum.
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
       beta: :math:`\beta` in [0, 1].
       accumulator_dtype: dtype of the momentum; None means that of the parameters.
-      axis_name: the mesh axis of the workers; None for one worker.
       momentum: "ema" as above, or "heavy_ball", :math:`m \leftarrow \beta m + g`,
         which has the same signs, up to rounding, and another scale for `threshold`.
       warmup_steps: for so many steps the vote is on gradients while momentum
         accumulates; see :func:`ef_optax.signum_warmup_steps`. None for none.
-      wire: how votes cross, see :func:`ef_optax.majority_vote`.
-      zero: what a worker votes where its momentum is 0, see
-        :func:`ef_optax.majority_vote`.
-      tie: what an even split gives.
-      threshold: a worker abstains where its momentum is smaller.
-      quorum: the least sum of votes that moves a coordinate.
-      noise: standard deviation of Gaussian noise that is added to the vote, the same
-        on all workers; None for none.
-      weight_decay: decoupled, :math:`u \leftarrow -\gamma(\text{vote} + \lambda x)`,
-        as in the majority vote experiments; None for none. For coupled weight decay,
-        which momentum sees, chain ``optax.add_decayed_weights`` before.
-      mask: which leaves decay, as for :func:`optax.add_decayed_weights`.
-      key: an int or a JAX key, the same on all workers, for what is random.
+      axis_name, wire, zero, tie, threshold, quorum, noise, weight_decay, mask, key: as
+        for :func:`ef_optax.sign_sgd`, with momentum in place of the gradient.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`.
 
-    Raises:
-      ValueError: for the reasons of :func:`ef_optax.majority_vote`, if
-        `momentum` is unknown, or if there is noise and no key.
-
     Examples:
       >>> import jax.numpy as jnp, ef_optax
       >>> tx = ef_optax.signum(learning_rate=0.5, beta=0.9)
-      >>> params = jnp.zeros(2)
-      >>> state = tx.init(params)
+      >>> state = tx.init(jnp.zeros(2))
       >>> for g in (jnp.array([3.0, -1.0]), jnp.array([-1.0, -1.0])):
       ...     updates, state = tx.update(g, state)
       >>> print(updates)
       [-0.5  0.5]
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithm 2, Theorem 3, Section 6
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Algorithm 2
     """
     check_choice("momentum", momentum, ("ema", "heavy_ball"))
     if momentum == "ema":
@@ -206,8 +163,7 @@ def signum_warmup_steps(beta: float) -> int:
       54
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Theorem 3
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Theorem 3
     """
     if not 0.0 <= beta < 1.0:
         raise ValueError(f"beta must be in [0, 1); got {beta!r}.")
@@ -220,15 +176,11 @@ def signum_warmup_steps(beta: float) -> int:
     return steps
 
 
-def scaled_sign_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    axis_name: AxisName = None,
-    exchange: Exchange | None = None,
-    per: Literal["leaf", "tree"] | int = "leaf",
+def scaled_sign_sgd(  # noqa: D417
+    learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
+    exchange: Exchange | None = None, per: Literal["leaf", "tree"] | int = "leaf",
     zero: Literal["zero", "positive", "random"] | None = None,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
+    weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with scaled signs, averaged over the workers, without error feedback.
@@ -239,20 +191,14 @@ def scaled_sign_sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
-      axis_name: the mesh axis of the workers; None for one worker.
-      exchange: how messages cross, see :func:`ef_optax.compress`.
-      per: what shares a scale, see :func:`ef_optax.scaled_sign`.
-      zero: what the sign of 0 is, see :func:`ef_optax.scaled_sign`.
+      axis_name, exchange: as for :func:`ef_optax.compress`.
+      per, zero, key: of the sign, as for :func:`ef_optax.scaled_sign`.
       weight_decay: coupled: added to the gradient before the sign, as in the paper's
         experiments; None for none.
       mask: which leaves decay, as for :func:`optax.add_decayed_weights`.
-      key: an int or a JAX key for ``zero="random"``, the same on all workers.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: for the reasons of :func:`ef_optax.scaled_sign`.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -262,26 +208,20 @@ def scaled_sign_sgd(
       [-1.  1.]
 
     References:
-      Karimireddy et al., `Error Feedback Fixes SignSGD and other Gradient Compression
-      Schemes <https://arxiv.org/abs/1901.09847>`_, 2019, Section 6
+      `Karimireddy et al., 2019 <https://arxiv.org/abs/1901.09847>`_, Section 6
     """
+    sign = scaled_sign(per, zero, key=key)
     return optax.chain(
         *decay_weights(weight_decay, mask),
-        compress(
-            scaled_sign(per, zero, key=key), axis_name=axis_name, exchange=exchange
-        ),
+        compress(sign, axis_name=axis_name, exchange=exchange),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def stochastic_sign_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    key: Any,
-    axis_name: AxisName = None,
+def stochastic_sign_sgd(  # noqa: D417
+    learning_rate: optax.ScalarOrSchedule, *, key: Any, axis_name: AxisName = None,
     exchange: Exchange | None = None,
-    weight_decay: optax.ScalarOrSchedule | None = None,
-    mask: Any = None,
+    weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD with unbiased random signs, averaged over the workers.
 
@@ -292,16 +232,10 @@ def stochastic_sign_sgd(
     Args:
       learning_rate: :math:`\gamma`, a number or a schedule.
       key: an int or a JAX key, the same on all workers.
-      axis_name: the mesh axis of the workers; None for one worker.
-      exchange: how messages cross, see :func:`ef_optax.compress`.
-      weight_decay: coupled: added to the gradient before the sign; None for none.
-      mask: which leaves decay, as for :func:`optax.add_decayed_weights`.
+      axis_name, exchange, weight_decay, mask: as for :func:`ef_optax.scaled_sign_sgd`.
 
     Returns:
       A :class:`optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      TypeError: if `key` is neither an int nor a key.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -311,8 +245,7 @@ def stochastic_sign_sgd(
       [2.5 2.5]
 
     References:
-      Safaryan and Richtárik, `On Stochastic Sign Descent Methods
-      <https://arxiv.org/abs/1905.12938>`_, 2019, Appendix E
+      `Safaryan and Richtárik, 2021 <https://arxiv.org/abs/1905.12938>`_, Appendix E
     """
     return optax.chain(
         *decay_weights(weight_decay, mask),

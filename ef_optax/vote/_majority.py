@@ -1,7 +1,5 @@
 """Majority vote: the sign of the sum of the workers' signs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,13 +15,10 @@ from ef_optax.workers import AxisName, Workers
 
 
 def majority_vote(
-    axis_name: AxisName,
-    *,
-    wire: Literal["psum", "packed"] = "psum",
+    axis_name: AxisName, *, wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
     tie: Literal["zero", "positive", "random"] = "zero",
-    threshold: jax.typing.ArrayLike = 0.0,
-    quorum: jax.typing.ArrayLike = 0,
+    threshold: jax.typing.ArrayLike = 0.0, quorum: jax.typing.ArrayLike = 0,
     key: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The sign that most workers' gradients have.
@@ -39,30 +34,28 @@ def majority_vote(
     no result may be 0 (`tie` is not "zero", or no tie is possible, and there is no
     `quorum`); otherwise two. The result is the same to the bit.
 
-    The update is unscaled: follow it with a learning rate. With one worker it is the
-    sign.
+    The update is unscaled: follow it with a learning rate.
 
     Args:
       axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
       wire: how votes cross: "psum" or "packed".
       zero: what a worker votes where its gradient is 0: "abstain" (0), "positive", or
         "random", a fair sign of its own.
-      tie: what an even split gives: "zero", "positive", or "random", a fair sign, the
-        same on all workers. A sum of 0 because all abstained is an even split too.
+      tie: what an even split gives, also of no votes: "zero", "positive", or "random",
+        a fair sign, the same on all workers.
       threshold: an absolute value: a worker abstains where its :math:`|g|` is below.
       quorum: the least :math:`|\sum_i \text{vote}_i|`, in workers, that moves a
         coordinate; below it the result is 0 whatever `tie` says.
       key: an int or a JAX key, the same on all workers, for what is random.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs`. If any worker's gradient is not
-      finite, every worker's update is NaN and the state stays as it was.
+      A transformation. If any worker's gradient is not finite, every worker's update is
+      NaN and the state stays as it was.
 
     Raises:
-      ValueError: if `wire`, `zero` or `tie` is unknown, if one is random and there is
-        no key, if threshold or quorum is negative; at trace time, if quorum exceeds
-        the number of workers, or if gradients have other shapes than the parameters
-        or are already summed over the axis.
+      ValueError: for an unknown `wire`, `zero` or `tie`, or one that is random without
+        a key; at trace time, for a quorum beyond the number of workers, gradients of
+        other shapes than the parameters, or already summed over the axis.
       NameError: at trace time, if the axis is not bound.
 
     Examples:
@@ -75,12 +68,8 @@ def majority_vote(
       [1. 0.]
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Algorithm 3; abstention and quorum
-      from Section 6
-
-      Safaryan and Richtárik, `On Stochastic Sign Descent Methods
-      <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithm 2; Lemma 8 on ties
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Algorithm 3;
+      `Safaryan and Richtárik, 2021 <https://arxiv.org/abs/1905.12938>`_, Lemma 8
     """
     check_choice("wire", wire, ("psum", "packed"))
     check_choice("zero", zero, ("abstain", "positive", "random"))
@@ -96,77 +85,60 @@ def majority_vote(
             vote = jnp.where(g == 0, 1, vote)
         elif zero == "random":
             own = jax.random.fold_in(leaf_key(state, leaf, workers.index), 0)
-            vote = jnp.where(g == 0, _signed(_fair(own, g.shape)), vote)
+            fairly = _signed(jax.random.bernoulli(own, shape=g.shape))
+            vote = jnp.where(g == 0, fairly, vote)
         if concrete(threshold) == 0:
             return vote
         return jnp.where(jnp.abs(g) < threshold, 0, vote)
 
     def fair(leaf: int, shape: tuple[int, ...], state: Any) -> jax.Array:
         # Another stream than the workers' own, which fold in their index first.
-        return _fair(jax.random.fold_in(leaf_key(state, leaf), 0x7FFFFFFF), shape)
+        shared = jax.random.fold_in(leaf_key(state, leaf), 0x7FFFFFFF)
+        return jax.random.bernoulli(shared, shape=shape)
 
     def outcome(total: jax.Array, leaf: int, state: Any) -> jax.Array:
         result = jnp.sign(total)
         if tie == "positive":
             result = jnp.where(total == 0, 1, result)
         elif tie == "random":
-            result = jnp.where(
-                total == 0, _signed(fair(leaf, total.shape, state)), result
-            )
+            fairly = _signed(fair(leaf, total.shape, state))
+            result = jnp.where(total == 0, fairly, result)
         if concrete(quorum) == 0:
             return result
         return jnp.where(jnp.abs(total) < quorum, 0, result)
-
-    def by_psum(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
-        totals, finite = _summed_votes(votes, leaves, workers)
-        return [outcome(t, i, state) for i, t in enumerate(totals)], finite
-
-    def packed(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
-        rule = Rule(
-            may_abstain=zero == "abstain" or concrete(threshold) != 0,
-            tie=tie,
-            quorum=quorum,
-            fair=lambda leaf: fair(leaf, votes[leaf].shape, state),
-        )
-        return packed_vote(votes, leaves, rule, workers)
 
     def cross(votes: Any, leaves: Any, state: Any, workers: Workers) -> Any:
         needed = concrete(quorum)
         if needed is not None and needed > workers.size:
             raise ValueError(
                 f"quorum={needed:g} is more than the {workers.size} workers on axis "
-                f"{workers.axis_name!r}: no coordinate would ever move. Take at most "
-                f"{workers.size}."
+                f"{workers.axis_name!r}. Take at most {workers.size}."
             )
-        way = packed if wire == "packed" else by_psum
-        return way(votes, leaves, state, workers)
+        if wire == "packed":
+            rule = Rule(
+                may_abstain=zero == "abstain" or concrete(threshold) != 0,
+                tie=tie, quorum=quorum,
+                fair=lambda leaf: fair(leaf, votes[leaf].shape, state),
+            )
+            return packed_vote(votes, leaves, rule, workers)
+        totals, finite = _summed_votes(votes, leaves, workers)
+        return [outcome(t, i, state) for i, t in enumerate(totals)], finite
 
-    return _vote(
-        "majority_vote", axis_name, votes_of, cross,
-        key if random else None,
-    )
+    return _vote("majority_vote", axis_name, votes_of, cross, key if random else None)
 
 
 def vote_sum(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
     r"""The sum of the workers' signs, not its sign.
 
-    .. math::
-      u \leftarrow \sum_{i=1}^M \operatorname{sign}(g_i)
+    .. math:: u \leftarrow \sum_{i=1}^M \operatorname{sign}(g_i)
 
     The "good" scheme of Section 4 of Bernstein et al.: it needs more bits on the way
-    back than a vote. Workers abstain where their gradient is 0. The sum is not
-    averaged.
-
-    Args:
-      axis_name: the mesh axis of the workers, or a tuple of them; None for one worker.
+    back than a vote. Workers abstain where their gradient is 0. What `axis_name` is,
+    what a gradient that is not finite gives and what is refused at trace time: as for
+    :func:`ef_optax.majority_vote`.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs`. If any worker's gradient is not
-      finite, every worker's update is NaN.
-
-    Raises:
-      ValueError: at trace time, if gradients are already summed over the axis.
-      NameError: at trace time, if the axis is not bound.
+      A :class:`optax.GradientTransformationExtraArgs`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -178,8 +150,7 @@ def vote_sum(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
       [3. 0.]
 
     References:
-      Bernstein et al., `signSGD: Compressed Optimisation for Non-Convex Problems
-      <https://arxiv.org/abs/1802.04434>`_, 2018, Section 4
+      `Bernstein et al., 2018 <https://arxiv.org/abs/1802.04434>`_, Section 4
     """
     return _vote(
         "vote_sum", axis_name,
@@ -198,13 +169,9 @@ def _summed_votes(
     wire = jnp.int8 if workers.size <= 127 else jnp.int32
     finite = workers.all_finite(leaves)
     # A sign cannot carry a NaN, so the flag does, in the same buffer.
-    totals, flags = workers.sum(([v.astype(wire) for v in votes],
-                                 flag_of(finite, wire)))
+    votes = [v.astype(wire) for v in votes]
+    totals, flags = workers.sum((votes, flag_of(finite, wire)))
     return totals, flags == 0
-
-
-def _fair(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.bernoulli(key, shape=shape)
 
 
 def _signed(bits: jax.Array) -> jax.Array:
@@ -212,20 +179,13 @@ def _signed(bits: jax.Array) -> jax.Array:
 
 
 def _vote(
-    name: str,
-    axis_name: AxisName,
-    votes_of: Callable[..., jax.Array],
-    cross: Callable[..., tuple[list[jax.Array], jax.Array]],
-    key: Any,
+    name: str, axis_name: AxisName, votes_of: Callable[..., jax.Array],
+    cross: Callable[..., tuple[list[jax.Array], jax.Array]], key: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation of votes that cross to a result.
 
-    Args:
-      name: how it is called in messages.
-      axis_name: the mesh axis of the workers.
-      votes_of: ``(gradient, leaf, state, workers) -> votes`` in -1, 0, 1.
-      cross: ``(votes, gradients, state, workers) -> (results, finite of all)``.
-      key: for what is random, or None.
+    The functions are ``votes_of(gradient, leaf, state, workers) -> votes`` in -1, 0, 1
+    and ``cross(votes, gradients, state, workers) -> (results, finite of all)``.
     """
     workers = Workers(axis_name)
 
@@ -233,16 +193,12 @@ def _vote(
         return optax.EmptyState() if key is None else init_keys("key", key)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any):
-        del extra
         updates = workers.own_updates(name, updates, params)
-        leaves: list[jax.Array]
-        treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
         votes = [votes_of(g, i, state, workers) for i, g in enumerate(leaves)]
         results, finite = cross(votes, leaves, state, workers)
-        out = treedef.unflatten(
-            r.astype(g.dtype) for r, g in zip(results, leaves, strict=True)
-        )
+        out = [r.astype(g.dtype) for r, g in zip(results, leaves, strict=True)]
+        out = jax.tree.unflatten(treedef, out)
         following = next_keys(state) if isinstance(state, KeyState) else state
         return nan_unless(finite, out), keep_if(finite, following, state)
 

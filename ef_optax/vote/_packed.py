@@ -1,7 +1,5 @@
 """Votes as bits: to the worker that counts a shard of them, and its result to all."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,11 +18,8 @@ from ef_optax.workers import Workers
 class Rule(NamedTuple):
     """What a packed vote must know of the rule.
 
-    Attributes:
-      may_abstain: whether a vote may be 0, which takes a second bit on the way there.
-      tie: what an even split gives: "zero", "positive" or "random".
-      quorum: the least sum of votes that moves a coordinate, a number.
-      fair: ``leaf -> bits`` of an even split that is random, the same on all workers.
+    A vote that may be 0 takes a second bit on the way there. ``fair(leaf)`` gives the
+    bits of an even split that is random, the same on all workers.
     """
 
     may_abstain: bool
@@ -44,11 +39,7 @@ def packed_vote(
 ) -> tuple[list[jax.Array], jax.Array]:
     """Returns the outcome of a vote in -1, 0, 1, and whether all workers were finite.
 
-    Args:
-      votes: of every leaf this worker's votes in -1, 0, 1.
-      leaves: its gradient.
-      rule: how a result is found.
-      workers: who votes.
+    `votes` are this worker's votes on every leaf, in -1, 0, 1; `leaves` its gradient.
     """
     size = workers.size
     # A buffer for each set of other mesh axes that split leaves: in one, all of them
@@ -58,9 +49,8 @@ def packed_vote(
         kinds.setdefault(varying_axes(vote), []).append(i)
     up, finite = [], jnp.array(True)
     for kind in kinds.values():
-        planes, fine = _planes(
-            [votes[i] for i in kind], [leaves[i] for i in kind], rule, size
-        )
+        own = [votes[i] for i in kind], [leaves[i] for i in kind]
+        planes, fine = _planes(*own, rule, size)
         up.append(planes)
         finite = finite & fine
     flags = jnp.broadcast_to(flag_of(workers.agreed(finite), jnp.uint8), (size,))
@@ -87,16 +77,14 @@ def _planes(
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
     """Returns votes as bits in rows, and whether the gradient is finite.
 
-    The bits are where a vote is positive and, if somebody may abstain, where one is
-    not 0.
+    Bits tell where a vote is positive and, if one may abstain, where it is not 0.
     """
     packed = [
         pack_planes((v > 0, v != 0) if rule.may_abstain else (v > 0,), ~jnp.isfinite(g))
         for v, g in zip(votes, leaves, strict=True)
     ]
-    planes = tuple(
-        _rows(list(plane), size) for plane in zip(*(p for p, _ in packed), strict=True)
-    )
+    planes = tuple(_rows(list(plane), size)
+                   for plane in zip(*(p for p, _ in packed), strict=True))
     marked = _rows([m for _, m in packed], 1)
     return planes, ~jnp.any(marked > 0)
 

@@ -1,7 +1,5 @@
 """Votes counted where they lie: eight coordinates to a byte, by bitwise logic."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -23,8 +21,7 @@ def count(planes: jax.Array, most: int) -> list[jax.Array]:
       The binary digits of the counts, lowest first, each a uint8 array [bytes]: digit
       k of the count of bit b of byte i is bit b of byte i of the k-th array.
     """
-    zero = jnp.zeros_like(planes[0])
-    digits = [zero] * max(1, most.bit_length())
+    digits = [jnp.zeros_like(planes[0])] * max(1, most.bit_length())
 
     def add(digits: list[jax.Array], plane: jax.Array) -> list[jax.Array]:
         out, carry = [], plane
@@ -47,9 +44,6 @@ def at_least(digits: list[jax.Array], bound: Any) -> jax.Array:
       digits: what :func:`count` returns.
       bound: an integer scalar, concrete or traced, within what the digits can hold;
         below 0 it counts as 0.
-
-    Returns:
-      A uint8 array [bytes] of bits.
     """
     bound = jnp.maximum(jnp.asarray(bound, jnp.int32), 0)
     borrow = jnp.zeros_like(digits[0])

@@ -1,7 +1,5 @@
 """The collectives of a compiled program, and the bytes that they make workers send."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import NamedTuple
@@ -22,15 +20,10 @@ _CROSSES = re.compile(
 class Collective:
     """One collective operation of a compiled program.
 
-    Attributes:
-      kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
-      size: bytes of what one worker puts in.
-      workers: how many workers exchange with each other.
-      times: how often one execution of the program runs it, at most.
-      dtype: of what is put in; several are joined by +.
-      conditional: whether it is in a branch that may not be taken.
-      source: where the program has it from, such as ``jit(step)/.../psum``.
-      groups: which devices exchange with each other; empty if all do.
+    `size` is the bytes of what one worker puts in, of all `dtype`, joined by +; `times`
+    how often one execution runs it, at most; `conditional` whether it is in a branch;
+    `source` where the program has it from, such as ``jit(step)/.../psum``; `groups`
+    which devices exchange with each other, empty if all do.
     """
 
     kind: str
@@ -47,8 +40,7 @@ class Collective:
         """Bytes that one worker sends each time, as `wire_report` states."""
         others = self.workers - 1
         factor = {
-            "all-reduce": 2 * others / self.workers,
-            "all-gather": others,
+            "all-reduce": 2 * others / self.workers, "all-gather": others,
             "reduce-scatter": others / self.workers,
             "all-to-all": others / self.workers,
             "collective-permute": min(others, 1),
@@ -57,32 +49,17 @@ class Collective:
 
 
 class Traffic(NamedTuple):
-    """What one execution of a program sends.
-
-    Attributes:
-      least: bytes that each worker sends, where branches that send least are taken.
-      most: likewise, where those that send most are.
-      collectives: all of them, those of every branch too.
-    """
+    """Bytes that each worker sends, at least and at most, depending on branches."""
 
     least: float
     most: float
     collectives: tuple[Collective, ...]
 
 
-NOTHING = Traffic(0, 0, ())
-
-
 def bytes_sent(hlo: str) -> float:
-    """Returns how many bytes each worker sends in one execution of a program.
+    """Returns how many bytes each worker sends by ``hlo = compiled.as_text()``.
 
-    Args:
-      hlo: the text of a compiled program, ``compiled.as_text()``.
-
-    Raises:
-      ValueError: for a collective whose bytes or number of executions the text does
-        not tell, such as one in a loop without a known number of rounds, or in one
-        branch of a conditional only.
+    Refuses what `read_program` does, and bytes that depend on branches.
     """
     traffic = read_program(hlo)
     if traffic.least != traffic.most:
@@ -93,35 +70,26 @@ def bytes_sent(hlo: str) -> float:
     return traffic.most
 
 
-def read_program(hlo: str) -> Traffic:
+def read_program(hlo: str | Program) -> Traffic:
     """Returns the collectives of a compiled program and the bytes they send.
 
-    Args:
-      hlo: the text of a compiled program, ``compiled.as_text()``.
-
-    Raises:
-      ValueError: for a collective whose bytes or number of executions the text does
-        not tell.
+    Refuses a collective whose bytes or number of executions the text does not tell,
+    such as one in a loop without a known number of rounds.
     """
-    return traffic_of(parse(hlo))
-
-
-def traffic_of(program: Program) -> Traffic:
-    """Returns what :func:`read_program` does, of a program already taken apart."""
+    program = parse(hlo) if isinstance(hlo, str) else hlo
     return _read(program, program.entry, 1, False)
 
 
 def _add(*parts: Traffic) -> Traffic:
     return Traffic(
-        sum(p.least for p in parts),
-        sum(p.most for p in parts),
+        sum(p.least for p in parts), sum(p.most for p in parts),
         tuple(c for p in parts for c in p.collectives),
     )
 
 
 def _read(program: Program, name: str, times: int, conditional: bool) -> Traffic:
     """Reads a computation that one execution of the program runs so many times."""
-    found = NOTHING
+    found = Traffic(0, 0, ())
     for line in program.computations[name].values():
         if line.opcode == "while":
             found = _add(found, _loop(program, line, times, conditional))
@@ -134,9 +102,8 @@ def _read(program: Program, name: str, times: int, conditional: bool) -> Traffic
                 found = _add(found, Traffic(sent, sent, (one,)))
         elif line.opcode not in ("async-done", "async-update"):
             # A fusion, a call, a reducer: what they call runs as often as they do.
-            for key in ("calls", "to_apply", "called_computations"):
-                for part in called(line, key):
-                    found = _add(found, _read(program, part, times, conditional))
+            for part in called(line, "calls", "to_apply", "called_computations"):
+                found = _add(found, _read(program, part, times, conditional))
     return found
 
 
@@ -160,15 +127,10 @@ def _loop(
 
 
 def _branches(program: Program, line: Instruction, times: int) -> Traffic:
-    names = [
-        name
-        for key in ("branch_computations", "true_computation", "false_computation")
-        for name in called(line, key)
-    ]
+    names = called(line, "branch_computations", "true_computation", "false_computation")
     parts = [_read(program, name, times, True) for name in names]
     return Traffic(
-        min(part.least for part in parts),
-        max(part.most for part in parts),
+        min(part.least for part in parts), max(part.most for part in parts),
         _add(*parts).collectives,
     )
 

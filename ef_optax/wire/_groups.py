@@ -1,7 +1,5 @@
 """Which devices exchange with each other, as compiled programs write it."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -23,9 +21,7 @@ _AXIS = re.compile(r"'?([\w.\-]+)'?(?:=(\d+)|:\((\d+)\)(\d+))?")
 def replica_groups(attributes: str) -> Groups | None:
     """Returns the groups of devices that an instruction's attributes name, in order.
 
-    Returns:
-      Nothing where none are listed, which means all devices; None if what is there
-      cannot be read.
+    Empty where none are listed, which means all devices; None if it cannot be read.
     """
     if "replica_groups=" not in attributes:
         return ()

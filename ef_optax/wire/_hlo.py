@@ -1,7 +1,5 @@
 """The text of a compiled program, taken apart: computations, instructions, types."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import NamedTuple
@@ -17,15 +15,7 @@ _WHOLE_BYTES = re.compile(r"(?:bf|f|s|u|c)(8|16|32|64|128)(?!\d)\w*")
 
 
 class Instruction(NamedTuple):
-    """One line of a computation.
-
-    Attributes:
-      name: of the result.
-      type: of the result, as it is written.
-      opcode: what it does.
-      operands: names of the arguments.
-      attributes: what follows the arguments, as it is written.
-    """
+    """One line of a computation; the type and the attributes are as it is written."""
 
     name: str
     type: str
@@ -35,14 +25,7 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A compiled program.
-
-    Attributes:
-      computations: instructions by name, of every computation by name.
-      entry: the computation that runs.
-      devices: how many devices run it together.
-      replicated_and_partitioned: whether devices are told apart in both ways.
-    """
+    """A compiled program: instructions by name, of every computation by name."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
@@ -51,11 +34,7 @@ class Program(NamedTuple):
 
 
 def parse(hlo: str) -> Program:
-    """Takes the text of one compiled program apart.
-
-    Raises:
-      ValueError: if it is not the text of one program.
-    """
+    """Takes the text of one compiled program apart."""
     computations: dict[str, dict[str, Instruction]] = {}
     entries = []
     current: dict[str, Instruction] = {}
@@ -97,34 +76,23 @@ def _split(rest: str) -> tuple[tuple[str, ...], str]:
     return tuple(names), rest[end:]
 
 
-def called(instruction: Instruction, key: str) -> list[str]:
-    """Returns the computations that an attribute of an instruction names."""
+def called(instruction: Instruction, *keys: str) -> list[str]:
+    """Returns the computations that attributes of an instruction name."""
     names: list[str] = []
-    pattern = rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)"
-    for value in re.findall(pattern, instruction.attributes):
-        names += re.findall(r"[\w.\-]+", value)
+    for key in keys:
+        pattern = rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)"
+        for value in re.findall(pattern, instruction.attributes):
+            names += re.findall(r"[\w.\-]+", value)
     return names
 
 
 def arrays(type_: str) -> list[tuple[str, int]]:
-    """Returns dtype and bytes of every array in a type, such as (f32[8,3], s8[4]).
-
-    Raises:
-      ValueError: for a dtype that fills no whole bytes, or a shape that is not fixed.
-    """
+    """Returns dtype and bytes of every array in a type, such as (f32[8,3], s8[4])."""
     return [(dtype, _bytes(dtype, dims)) for dtype, dims in _ARRAY.findall(type_)]
 
 
 def _bytes(dtype: str, dims: str) -> int:
-    whole = _WHOLE_BYTES.fullmatch(dtype)
-    if dtype == "pred":
-        width = 1
-    elif whole:
-        width = int(whole[1]) // 8
-    else:
+    whole = _WHOLE_BYTES.fullmatch("u8" if dtype == "pred" else dtype)
+    if not whole or not re.fullmatch(r"[\d,]*", dims):
         raise ValueError(f"cannot count the bytes of {dtype}[{dims}].")
-    if not re.fullmatch(r"[\d,]*", dims):
-        raise ValueError(
-            f"cannot count the bytes of {dtype}[{dims}]: its shape is not fixed."
-        )
-    return width * math.prod(int(n) for n in dims.split(",") if n)
+    return int(whole[1]) // 8 * math.prod(int(n) for n in dims.split(",") if n)

@@ -1,20 +1,19 @@
 """What one message of a compressor costs, from the shapes alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ef_optax._numerics import leaf_dtype, wide
-from ef_optax.compressors import Compressor
+from ef_optax.compressors import Compressor, identity
+from ef_optax.feedback import Exempt
 from ef_optax.workers import Workers
 
 _AXIS = "ef_optax.message_bits"
 
 
-def message_bits(compressor: Compressor, params: Any) -> int:
+def message_bits(compressor: Compressor | Exempt, params: Any) -> int:
     r"""Counts the bits of one worker's message; to compare compressors by their size.
 
     Nothing runs, and no mesh is needed: the message is encoded for one of several
@@ -22,14 +21,15 @@ def message_bits(compressor: Compressor, params: Any) -> int:
     all-reduce of :math:`M` workers sends it :math:`2 (M-1)/M` times, so does
     :func:`ef_optax.two_way`; :func:`ef_optax.gather` sends it :math:`M - 1` times.
     :func:`ef_optax.wire_report` reads that from a compiled program.
+    The flag for values that are not finite, 8 to 32 bits for the tree, is not counted.
 
     Args:
-      compressor: a :class:`ef_optax.Compressor`.
+      compressor: a :class:`ef_optax.Compressor`, or one with :func:`ef_optax.exempt`
+        leaves, which are sent in float32 by an all-reduce of their own.
       params: a pytree of arrays or :class:`jax.ShapeDtypeStruct`, as the parameters.
 
     Returns:
-      Bits, an int, in the arrays and dtypes that are sent. The flag for values that
-      are not finite, 8 to 32 bits for the whole tree, is not counted.
+      The number of bits, an int.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -39,6 +39,11 @@ def message_bits(compressor: Compressor, params: Any) -> int:
       >>> ef_optax.message_bits(ef_optax.scaled_sign(), params)  # bytes, and 2 scales
       1080
     """
+    if isinstance(compressor, Exempt):
+        mask = compressor.mask_of(params)
+        rest = jax.tree.map(lambda m, x: None if m else x, mask, params)
+        own = jax.tree.map(lambda m, x: x if m else None, mask, params)
+        return message_bits(compressor.compressor, rest) + message_bits(identity(), own)
 
     def encode(_: Any) -> Any:
         updates = jax.tree.map(

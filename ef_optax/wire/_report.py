@@ -1,16 +1,14 @@
 """What a compiled function sends, beside the mean of its gradients in float32."""
 
-from __future__ import annotations
-
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ef_optax._checks import shown
-from ef_optax.wire._collectives import Collective, Traffic, traffic_of
+from ef_optax._numerics import size_of
+from ef_optax.wire._collectives import Collective, read_program
 from ef_optax.wire._hlo import parse
 
 
@@ -18,12 +16,9 @@ from ef_optax.wire._hlo import parse
 class WireReport:
     """What one execution of a program makes each worker send; a table as a string.
 
-    Attributes:
-      collectives: every collective operation, those of all branches too.
-      least_bytes_sent: by each worker, if branches that send least are taken.
-      bytes_sent: by each worker, at most; without conditionals it is just this.
-      workers: how many take part.
-      parameters: how many numbers a worker would average in float32, or None.
+    All branches of conditionals are in `collectives`; `least_bytes_sent` and
+    `bytes_sent` are of the branches that send least and most. `parameters` is how many
+    numbers a worker would average in float32, or None.
     """
 
     collectives: tuple[Collective, ...]
@@ -49,42 +44,41 @@ class WireReport:
         return 8 * self.bytes_sent / (self.parameters or 1)
 
     def __str__(self) -> str:
-        header = ["collective", "dtype", "bytes in", "workers", "times", "bytes sent",
-                  "from"]
-        rows = [
-            [
-                c.kind, c.dtype, f"{c.size:,}", str(c.workers),
-                ("≤ " if c.conditional else "") + str(c.times),
+        rows = [["collective", "dtype", "bytes in", "workers", "times", "bytes sent",
+                 "from"]]
+        for c in self.collectives:
+            times = ("≤ " if c.conditional else "") + str(c.times)
+            rows.append([
+                c.kind, c.dtype, f"{c.size:,}", str(c.workers), times,
                 f"{c.times * c.sent:,.0f}", c.source or "resharding by the compiler",
-            ]
-            for c in self.collectives
+            ])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                f"{cell:{side}{width}}"
+                for cell, side, width in zip(row, "<<>>>><", widths, strict=True)
+            ).rstrip()
+            for row in rows if self.collectives
         ]
-        return "\n".join([*(_table(header, rows) if rows else []), *self._sums()])
-
-    def _sums(self) -> list[str]:
         total = f"{self.bytes_sent:,.0f}"
         if self.least_bytes_sent != self.bytes_sent:
             total = f"{self.least_bytes_sent:,.0f} to {total} (depending on branches)"
-        lines = [f"each of {self.workers} workers sends {total} bytes"]
-        if self.parameters is None:
-            return lines
-        lines.append(
-            f"float32 pmean of {self.parameters:,} parameters: "
-            f"{self.pmean_bytes:,.0f} bytes"
-        )
+        lines.append(f"each of {self.workers} workers sends {total} bytes")
+        if self.parameters is not None:
+            lines.append(
+                f"float32 pmean of {self.parameters:,} parameters: "
+                f"{self.pmean_bytes:,.0f} bytes"
+            )
         if self.parameters:
-            end = f"{self.bits_per_parameter:.3f} bits sent per parameter"
+            lines.append(f"{self.bits_per_parameter:.3f} bits sent per parameter")
             if self.bytes_sent and self.pmean_bytes:
-                end += f", 1/{self.pmean_bytes / self.bytes_sent:.1f} of float32 pmean"
-            lines.append(end)
-        return lines
+                less = self.pmean_bytes / self.bytes_sent
+                lines[-1] += f", 1/{less:.1f} of float32 pmean"
+        return "\n".join(lines)
 
 
 def wire_report(
-    fn: Callable[..., Any],
-    *args: Any,
-    parameters: Any = None,
-    **kwargs: Any,
+    fn: Callable[..., Any], *args: Any, parameters: Any = None, **kwargs: Any
 ) -> WireReport:
     r"""Reports what each worker sends, read from the compiled program.
 
@@ -93,39 +87,32 @@ def wire_report(
     M workers and n bytes put in by each, one worker sends
 
     .. math::
-      \begin{aligned}
       \text{all-reduce} &: 2 \tfrac{M-1}{M}\, n & \text{(ring)} \\
-      \text{reduce-scatter} &: \tfrac{M-1}{M}\, n & \text{(ring)} \\
+      \text{reduce-scatter, all-to-all} &: \tfrac{M-1}{M}\, n & \\
       \text{all-gather} &: (M-1)\, n & \text{(ring or pairwise)} \\
-      \text{all-to-all} &: \tfrac{M-1}{M}\, n & \text{(pairwise)} \\
       \text{collective-permute} &: n & \text{(the workers that send)}
-      \end{aligned}
 
     which is the least that each must send unless the switches of the network compute.
-    Headers of packets, about 0.1 to 4%, are not counted. Collectives in a loop of
-    known length count as often as they run. Of a conditional, such as
-    :func:`ef_optax.accumulate` has, all branches are listed, and the report gives the
-    bytes of the branches that send least and of those that send most. Not seen is
-    what a custom call may send on its own.
+    Headers of packets, about 0.1 to 4%, are not counted, nor what a custom call may
+    send on its own. Collectives in a loop of known length count as often as they run.
+    Of a conditional, such as :func:`ef_optax.accumulate` has, all branches are listed,
+    with the bytes of those that send least and most.
 
     Args:
       fn: a function; or one that :func:`jax.jit` or :func:`jax.pmap` made, or a
-        compiled program (``jax.jit(f).lower(...).compile()``), which takes no
-        arguments here.
+        compiled program (``jax.jit(f).lower(...).compile()``), without arguments here.
       *args: of `fn`: arrays, or :class:`jax.ShapeDtypeStruct`.
       parameters: what the float32 mean is compared of: a number, or a pytree whose
-        elements count. None: no comparison, for arguments of `fn` may have a leading
-        axis of workers, or not.
+        elements count (arguments of `fn` may have a worker axis). None: no comparison.
       **kwargs: of `fn`.
 
     Returns:
       A :class:`WireReport`; print it.
 
     Raises:
-      TypeError: if `fn` cannot be compiled, or `parameters` is no number or pytree of
-        arrays.
-      ValueError: if the program has a collective that cannot be counted, or one in a
-        loop whose length depends on data.
+      TypeError: if `fn` cannot be compiled, or `parameters` cannot be counted.
+      ValueError: for a collective that cannot be counted, or one in a loop whose length
+        depends on data.
 
     Examples:
       >>> import functools, jax, jax.numpy as jnp, ef_optax
@@ -142,26 +129,17 @@ def wire_report(
     hlo = _compiled_text(fn, args, kwargs)
     try:
         program = parse(hlo)
-        traffic = traffic_of(program)
+        traffic = read_program(program)
     except ValueError as error:
         raise ValueError(
             f"wire_report cannot count what fn sends: {error} Where that is a part of "
             "fn only, report the other parts alone."
         ) from error
-    return report_of(traffic, program.devices, count)
-
-
-def report_of(
-    traffic: Traffic, devices: int, parameters: int | None = None
-) -> WireReport:
-    """Returns the report of what a program on so many devices sends."""
     groups = {(c.workers, c.groups) for c in traffic.collectives if c.workers > 1}
     # On a mesh of workers and shards of the model, the groups tell who workers are,
     # unless an exchange goes axis by axis.
-    workers = groups.pop()[0] if len(groups) == 1 else devices
-    return WireReport(
-        traffic.collectives, traffic.least, traffic.most, workers, parameters
-    )
+    workers = groups.pop()[0] if len(groups) == 1 else program.devices
+    return WireReport(traffic.collectives, traffic.least, traffic.most, workers, count)
 
 
 def _compiled_text(fn: Any, args: Any, kwargs: Any) -> str:
@@ -191,17 +169,4 @@ def _count(parameters: Any) -> int | None:
             "wire_report: parameters must be an int or a pytree of arrays; got "
             f"{shown(parameters)}."
         )
-    return sum(math.prod(x.shape) for x in leaves)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    left = (0, 1, len(header) - 1)
-    return [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    return sum(map(size_of, leaves))

@@ -1,7 +1,5 @@
 """Gradients of one worker."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ The class of a state says it, in plain class attributes beside its fields:
   :func:`ef_optax.skip_nonfinite` does not take it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The workers of a mesh axis, and the only code that calls a collective."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -60,16 +58,11 @@ class Workers:
     def check_bound(self) -> None:
         """Refuses to go on where the axis is not bound."""
         if not self.is_bound:
-            # Of shard_map and pmap; nothing public tells those of vmap.
-            axes = jax.sharding.get_abstract_mesh().manual_axes
-            found = [name for name in axes if not name.startswith("_")]
-            others = f"; {', '.join(map(repr, found))} is" if found else ""
             raise NameError(
-                f"axis_name={self.axis_name!r} is not bound here{others}. Call update "
-                "(and init, where it asks for the number of workers) inside "
-                "jax.shard_map, jax.pmap(..., axis_name=...) or jax.vmap(..., "
-                "axis_name=...) over that axis. Under plain jax.jit use "
-                "ef_optax.over_workers, or pass axis_name=None for one worker."
+                f"axis_name={self.axis_name!r} is not bound here. Call update inside "
+                "jax.shard_map, jax.pmap or jax.vmap over an axis of that name. Under "
+                "plain jax.jit use ef_optax.over_workers, or pass axis_name=None for "
+                "one worker."
             )
 
     def own_updates(self, name: str, updates: Any, like: Any) -> Any:
@@ -105,7 +98,7 @@ class Workers:
             return self._index
         return 0 if self.is_one else lax.axis_index(self._axes)
 
-    def shard(self, number: Any) -> Workers:
+    def shard(self, number: Any) -> "Workers":
         """Returns the workers with an index for each shard of each worker.
 
         What is encoded in so many parts draws random numbers for each of them.

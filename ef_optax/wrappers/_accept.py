@@ -1,7 +1,5 @@
 """Option 2: a step is taken only if it lowers the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,13 +12,7 @@ from ef_optax.workers import AxisName, Workers
 
 
 class AcceptState(NamedTuple):
-    """State of :func:`ef_optax.accept_if_lower`.
-
-    Attributes:
-      inner: state of the optimizer after the last step that was taken.
-      accepted: whether the last step was taken.
-      rejections: how many steps were not taken.
-    """
+    """The optimizer's state, if the last step was taken, and how many were not."""
 
     inner: Any
     accepted: jax.Array
@@ -51,10 +43,7 @@ def accept_if_lower(
         decide alike; None for one worker, or if the loss is the same on all workers.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs` with :class:`AcceptState`.
-
-    Raises:
-      TypeError: when ``update`` is called without ``value_fn``.
+      A transformation with :class:`AcceptState`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, ef_optax
@@ -66,27 +55,19 @@ def accept_if_lower(
       [0.] False
 
     References:
-      Safaryan and Richtárik, `On Stochastic Sign Descent Methods
-      <https://arxiv.org/abs/1905.12938>`_, 2019, Algorithm 1, Option 2
+      `Safaryan and Richtárik, 2021 <https://arxiv.org/abs/1905.12938>`_, Algorithm 1
     """
     optimizer = optax.with_extra_args_support(optimizer)
     workers = Workers(axis_name)
 
     def init_fn(params: Any) -> AcceptState:
         return AcceptState(
-            inner=optimizer.init(params),
-            accepted=jnp.array(True),
-            rejections=jnp.zeros([], jnp.int32),
+            optimizer.init(params), jnp.array(True), jnp.zeros([], jnp.int32)
         )
 
     def update_fn(
-        updates: Any,
-        state: AcceptState,
-        params: Any = None,
-        *,
-        value_fn: Callable[[Any], Any],
-        value: Any = None,
-        **extra: Any,
+        updates: Any, state: AcceptState, params: Any = None, *,
+        value_fn: Callable[[Any], Any], value: Any = None, **extra: Any,
     ):
         step, inner = optimizer.update(
             updates, state.inner, params, value_fn=value_fn, value=value, **extra
@@ -96,14 +77,10 @@ def accept_if_lower(
         # A loss that is no scalar would accept coordinates one by one.
         before, after = workers.mean((jnp.reshape(before, ()), jnp.reshape(after, ())))
         lower = after < before
-        return jax.tree.map(
-            lambda u: jnp.where(lower, u, jnp.zeros_like(u)), step
-        ), AcceptState(
-            inner=keep_if(lower, inner, state.inner),
-            accepted=lower,
-            rejections=jnp.where(
-                lower, state.rejections, optax.safe_increment(state.rejections)
-            ),
+        out = jax.tree.map(lambda u: jnp.where(lower, u, jnp.zeros_like(u)), step)
+        count = jnp.where(
+            lower, state.rejections, optax.safe_increment(state.rejections)
         )
+        return out, AcceptState(keep_if(lower, inner, state.inner), lower, count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

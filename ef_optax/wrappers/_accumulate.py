@@ -1,7 +1,5 @@
 """Gradient accumulation that crosses the network on the last step only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,25 +9,14 @@ import optax
 from jax import lax
 
 from ef_optax._checks import check_interval, concrete
-from ef_optax._numerics import (
-    cast_varying,
-    leaf_dtype,
-    varying_axes,
-    wide,
-    zero_unless,
-)
+from ef_optax._numerics import cast_varying, leaf_dtype, varying_axes, wide, zero_unless
 from ef_optax.workers import AxisName, Workers
 
 
 class AccumulateState(NamedTuple):
-    """State of :func:`ef_optax.accumulate`.
+    """The sum of `mini_step` gradients of this worker, and state after `gradient_step`.
 
-    Attributes:
-      acc_grads: the sum of this worker's gradients since the last step of `inner`, a
-        pytree like the parameters in at least float32.
-      inner: state of the transformation.
-      mini_step: how many gradients `acc_grads` sums, int32.
-      gradient_step: how many steps the transformation took, int32.
+    The sum is a pytree like the parameters in at least float32; counts are int32.
     """
 
     acc_grads: Any
@@ -62,10 +49,8 @@ def accumulate(
 
     With one worker it does what :class:`optax.MultiSteps` does. That one runs `tx`,
     and the exchange in it, at every step, and does not tell that the gradients it
-    keeps belong to one worker.
-
-    Put :func:`ef_optax.accept_if_lower` inside and not around: an update of 0 lowers
-    no loss, so that no gradient would ever be kept.
+    keeps belong to one worker. Put :func:`ef_optax.accept_if_lower` inside and not
+    around: an update of 0 lowers no loss.
 
     Args:
       tx: a whole optimizer, or what stands in its chain from the exchange on.
@@ -74,18 +59,14 @@ def accumulate(
       axis_name: the mesh axis of the workers; None for one worker.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs` with :class:`AccumulateState`.
-      Gradients are summed in the dtype of the parameters, in float32 for 16-bit ones;
-      `tx` sees the mean in the dtype of the gradients. A gradient that is not finite
-      makes the mean NaN or infinite, and what `tx` makes of that is the update of the
-      :math:`k`-th step: NaN on all workers, with its errors as they were, for the
-      transformations of this library. The next sum starts at 0 in any case.
+      A transformation with :class:`AccumulateState`. Gradients are summed in the dtype
+      of the parameters, in float32 for 16-bit ones; `tx` sees the mean in the dtype of
+      the gradients. A gradient that is not finite makes the mean so, and what `tx`
+      makes of that is the update of the :math:`k`-th step. The next sum starts at 0.
 
     Raises:
-      ValueError: if `every` is not an integer from 1 on; at trace time, if leaves are
-        not of a real floating-point dtype, if gradients differ in structure from the
-        parameters at init, or are already summed over the axis.
-      NameError: at trace time, if the axis is not bound.
+      ValueError: if `every` is not an integer from 1 on; at trace time, if gradients
+        are not floating point, or already summed over the axis.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -109,10 +90,8 @@ def accumulate(
             return jnp.zeros_like(x, dtype=wide(leaf_dtype(x)))
 
         return AccumulateState(
-            acc_grads=workers.varying(jax.tree.map(zeros, params)),
-            inner=inner_tx.init(params),
-            mini_step=jnp.zeros([], jnp.int32),
-            gradient_step=jnp.zeros([], jnp.int32),
+            workers.varying(jax.tree.map(zeros, params)), inner_tx.init(params),
+            mini_step=jnp.zeros([], jnp.int32), gradient_step=jnp.zeros([], jnp.int32),
         )
 
     def update_fn(
@@ -144,8 +123,7 @@ def accumulate(
             last, step, wait, (given, (given[0], state.inner)), total, state.inner
         )
         return out, AccumulateState(
-            acc_grads=zero_unless(~last, total),
-            inner=inner,
+            acc_grads=zero_unless(~last, total), inner=inner,
             mini_step=jnp.where(last, 0, count),
             gradient_step=jnp.where(
                 last, optax.safe_increment(state.gradient_step), state.gradient_step
@@ -156,11 +134,8 @@ def accumulate(
 
 
 def _cond(
-    condition: jax.Array,
-    if_true: Callable[..., Any],
-    if_false: Callable[..., Any],
-    types: tuple[Any, Any],
-    *operands: Any,
+    condition: jax.Array, if_true: Callable[..., Any], if_false: Callable[..., Any],
+    types: tuple[Any, Any], *operands: Any,
 ) -> Any:
     """Is lax.cond, also where one branch varies over more mesh axes than the other."""
     if not isinstance(condition, jax.core.Tracer):

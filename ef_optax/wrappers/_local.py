@@ -1,7 +1,5 @@
 """State that belongs to one worker."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import optax
@@ -39,12 +37,11 @@ def local(
         that of `tx` itself.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs` with :class:`LocalState`.
+      A transformation with :class:`LocalState`.
 
     Raises:
       ValueError: at trace time, if gradients have other shapes than the parameters or
         are already summed over the axis.
-      NameError: at trace time, if the axis is not bound.
 
     Examples:
       >>> import optax, ef_optax

@@ -1,7 +1,5 @@
 """Steps that are not finite are not taken, as if they had never been."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +11,9 @@ from ef_optax.workers import AxisName, Workers, declares
 
 
 class SkipNonfiniteState(NamedTuple):
-    """State of :func:`ef_optax.skip_nonfinite`.
+    """The optimizer's state after the last step that was taken, and int32 counts.
 
-    Attributes:
-      inner: state of the optimizer after the last step that was taken.
-      consecutive: how many steps were skipped since then, int32.
-      total: how many steps were skipped so far, int32.
+    `consecutive` steps were skipped since then, `total` so far.
     """
 
     inner: Any
@@ -38,22 +33,18 @@ def skip_nonfinite(
       \end{cases} \qquad (u', s') = \mathrm{tx}(g, s)
 
     Put it around a whole optimizer, with the exchange in it. A non-finite gradient on
-    one worker gives all workers a NaN update, so that all of them decide alike and
-    nothing more crosses. The state of `tx` is what it was, on all workers: also
-    momenta before the exchange, counts of schedules and random keys, which moved on
-    those workers whose own gradient was finite.
+    one worker gives all workers a NaN update, so that all decide alike. The state of
+    `tx` is what it was, on all workers: also momenta before the exchange, counts of
+    schedules and random keys, which moved where a worker's own gradient was finite.
 
     Use it in place of :func:`optax.apply_if_finite`, which looks at the gradients
     instead: each worker decides for itself whether to take part in a collective, and
     under :func:`jax.pmap` the first NaN of one worker makes all of them wait forever.
 
-    It looks at the update alone. A transformation that makes something finite of a NaN
-    (:func:`ef_optax.accept_if_lower` refuses the step itself) is never skipped. **An
-    update that did not cross** (no exchange in `tx`, or none for some leaves, as with
-    :func:`optax.masked`) may be NaN on one worker only, which would then skip alone,
-    and differ from the others in state as it does in parameters: put this around the
-    exchange, and use :func:`ef_optax.exempt` instead of ``masked``. Where types tell
-    (``check_vma=True``) it is refused, if `axis_name` is given.
+    **An update that did not cross** (no exchange in `tx`, or none for some leaves, as
+    with :func:`optax.masked`) may be NaN on one worker only, which would then skip
+    alone and drift apart: use :func:`ef_optax.exempt` instead of ``masked``. Where
+    types tell (``check_vma=True``) it is refused, if `axis_name` is given.
 
     With :func:`ef_optax.accumulate` put this inside, so that `consecutive` counts the
     steps that `tx` took; around it, what was accumulated is dropped. Never put it
@@ -62,18 +53,14 @@ def skip_nonfinite(
     Args:
       tx: a whole optimizer.
       axis_name: the mesh axis of the workers; needed only where further manual axes of
-        the mesh split the parameters, over which the decision is then agreed by one
-        number.
+        the mesh split the parameters, over which the decision is then agreed.
 
     Returns:
-      A :class:`optax.GradientTransformationExtraArgs` with
-      :class:`SkipNonfiniteState`. Steps that are taken are those of `tx`.
+      A transformation with :class:`SkipNonfiniteState`.
 
     Raises:
       TypeError: at init, if `tx` holds an :class:`optax.MultiSteps`.
-      ValueError: at trace time, if the update varies over the axis, that is, was not
-        exchanged.
-      NameError: at trace time, if the axis is not bound.
+      ValueError: at trace time, if the update varies over the axis.
 
     Examples:
       >>> import jax.numpy as jnp, ef_optax
@@ -93,9 +80,7 @@ def skip_nonfinite(
         _refuse_multi_steps(inner)
         # Two buffers, or donation would give the same one twice.
         return SkipNonfiniteState(
-            inner=inner,
-            consecutive=jnp.zeros([], jnp.int32),
-            total=jnp.zeros([], jnp.int32),
+            inner, consecutive=jnp.zeros([], jnp.int32), total=jnp.zeros([], jnp.int32)
         )
 
     def update_fn(
@@ -106,9 +91,7 @@ def skip_nonfinite(
         _refuse_local(finite, workers)
         return zero_unless(finite, out), SkipNonfiniteState(
             inner=keep_if(finite, inner, _as_it_was(state.inner, inner)),
-            consecutive=jnp.where(
-                finite, 0, optax.safe_increment(state.consecutive)
-            ),
+            consecutive=jnp.where(finite, 0, optax.safe_increment(state.consecutive)),
             total=jnp.where(finite, state.total, optax.safe_increment(state.total)),
         )
 
@@ -136,8 +119,7 @@ def _refuse_multi_steps(state: Any) -> None:
     if any(map(is_multi_steps, jax.tree.leaves(state, is_leaf=is_multi_steps))):
         raise TypeError(
             "skip_nonfinite around optax.MultiSteps would bring back the NaN that "
-            "MultiSteps accumulated, forever. Use ef_optax.accumulate, or put "
-            "skip_nonfinite inside."
+            "MultiSteps accumulated, forever. Use ef_optax.accumulate."
         )
 
 
@@ -148,6 +130,6 @@ def _refuse_local(finite: jax.Array, workers: Workers) -> None:
     if own & varying_axes(finite):
         raise ValueError(
             f"skip_nonfinite: the update varies over axis {name!r}: it did not cross, "
-            "so each worker would decide for itself, and the replicas drift apart. Put "
-            "skip_nonfinite around the whole optimizer, exchange included."
+            "so the replicas would drift apart. Put skip_nonfinite around the whole "
+            "optimizer, exchange included."
         )
