@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 JOBS   ?= 2
 
-.PHONY: quickstart report test demos package test-slow lint bench bench-wire clean
+.PHONY: quickstart report test demos package test-slow mutants lint bench bench-wire clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m experiments quickstart
@@ -28,6 +28,9 @@ package: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --jobs $(JOBS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

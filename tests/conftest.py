@@ -23,7 +23,7 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-collect_ignore = ["smoke.py"]  # a program, not a module with doctests
+collect_ignore = ["mutants.py", "smoke.py"]  # programs, not modules with doctests
 
 # Processes that a shell starts in the background ignore interrupts, and so would those
 # that tests start and interrupt.

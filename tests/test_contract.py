@@ -225,7 +225,7 @@ def hidden(leaf):
     return isinstance(leaf, optax.MaskedNode)
 
 
-@every(compiles=True)
+@every()
 def test_map_params_finds_errors_and_momenta(case):
     tx = case.make()
     state = tx.init(PARAMS)

@@ -271,7 +271,7 @@ def test_with_an_axis_name_it_keeps_means_over_the_workers():
     np.testing.assert_allclose(state.error_norm, [jnp.mean(norms)] * 3, rtol=1e-6)
     assert len(set(np.asarray(norms).tolist())) == 3
     alone = measures.record_measures(axis_name="i")
-    with pytest.raises(NameError, match="axis_name='i' is not bound"):
+    with pytest.raises(NameError, match="unbound axis name: i"):
         alone.update(grads[0, 0], alone.init(jnp.zeros(20)))
 
 

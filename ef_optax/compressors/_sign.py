@@ -58,7 +58,7 @@ def sign(zero: Zero = None, *, key: Any = None) -> Compressor:
     )
 
 
-def scaled_sign(  # noqa: D417
+def scaled_sign(
     per: Literal["leaf", "tree"] | int = "leaf", zero: Zero = None, *, key: Any = None
 ) -> Compressor:
     r"""The sign scaled by the mean magnitude.

@@ -139,7 +139,7 @@ def top_k(
     )
 
 
-def random_k(  # noqa: D417
+def random_k(
     k: int | None = None, fraction: float | None = None, key: Any = 0,
     scaled: bool = False,
 ) -> Compressor:

@@ -20,7 +20,7 @@ Names = tuple[str, ...]
 _STATES = (ErrorFeedbackState, TwoWayState, AccumulateState)
 
 
-def state_specs(  # noqa: D417
+def state_specs(
     state: Any, axis_name: str | tuple[str, ...] = "workers", *, param_specs: Any = None
 ) -> Any:
     """Tells where on the mesh each leaf of a state lives; for checkpoints and ``jit``.

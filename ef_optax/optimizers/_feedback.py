@@ -13,7 +13,7 @@ from ef_optax.workers import AxisName
 from ef_optax.wrappers import local
 
 
-def ef_sgd(  # noqa: D417
+def ef_sgd(
     learning_rate: optax.ScalarOrSchedule,
     compressor: Compressor | Exempt | optax.GradientTransformation, *,
     axis_name: AxisName = None, exchange: Exchange | None = None,
@@ -73,7 +73,7 @@ def ef_sgd(  # noqa: D417
     )
 
 
-def ef_sign_sgd(  # noqa: D417
+def ef_sign_sgd(
     learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
     exchange: Exchange | None = None, per: Literal["leaf", "tree"] | int = "leaf",
     zero: Literal["zero", "positive", "random"] | None = None, decay: ArrayLike = 1.0,

@@ -15,7 +15,7 @@ from ef_optax.workers import AxisName
 from ef_optax.wrappers import local
 
 
-def sign_sgd(  # noqa: D417
+def sign_sgd(
     learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
     wire: Literal["psum", "packed"] = "psum",
     zero: Literal["abstain", "positive", "random"] = "abstain",
@@ -73,7 +73,7 @@ def sign_sgd(  # noqa: D417
     )
 
 
-def signum(  # noqa: D417
+def signum(
     learning_rate: optax.ScalarOrSchedule, beta: ArrayLike = 0.9,
     accumulator_dtype: Any | None = None, *, axis_name: AxisName = None,
     momentum: Literal["ema", "heavy_ball"] = "ema",
@@ -176,7 +176,7 @@ def signum_warmup_steps(beta: float) -> int:
     return steps
 
 
-def scaled_sign_sgd(  # noqa: D417
+def scaled_sign_sgd(
     learning_rate: optax.ScalarOrSchedule, *, axis_name: AxisName = None,
     exchange: Exchange | None = None, per: Literal["leaf", "tree"] | int = "leaf",
     zero: Literal["zero", "positive", "random"] | None = None,
@@ -218,7 +218,7 @@ def scaled_sign_sgd(  # noqa: D417
     )
 
 
-def stochastic_sign_sgd(  # noqa: D417
+def stochastic_sign_sgd(
     learning_rate: optax.ScalarOrSchedule, *, key: Any, axis_name: AxisName = None,
     exchange: Exchange | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None, mask: Any = None,
