@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from ef_optax._numerics import concrete
 
 
 def warn(message: str) -> None:
@@ -25,13 +26,6 @@ def shown(value: Any, limit: int = 200) -> str:
     """Returns the repr of what was given, on one line; of a whole model, its start."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-def concrete(value: Any) -> float | None:
-    """Returns the number of a scalar that is known now, None for any other value."""
-    if isinstance(value, jax.core.Tracer | str) or callable(value):
-        return None
-    return float(value) if value is not None and np.ndim(value) == 0 else None
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

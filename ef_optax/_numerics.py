@@ -12,6 +12,13 @@ from jax import lax
 from ef_optax import _cpu
 
 
+def concrete(value: Any) -> float | None:
+    """Returns the number of a scalar that is known now, None for any other value."""
+    if isinstance(value, jax.core.Tracer | str) or callable(value):
+        return None
+    return float(value) if value is not None and np.ndim(value) == 0 else None
+
+
 def wide(dtype: Any) -> Any:
     """Returns the dtype to accumulate in: float32 for 16-bit floats."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -109,8 +109,6 @@ def feedback(**kwargs):
         refused(TypeError, ["compressor cannot be changed", "build another"],
                 lambda: eo.top_k(k=1)._replace(init=None)),
         # Workers.
-        refused(TypeError, ["axis_name must be", "['w']"],
-                lambda: eo.majority_vote(["w"])),
         refused(NameError, ["axis_name='w' is not bound", "jax.shard_map",
                             "axis_name=None for one worker"],
                 lambda: feedback(axis_name="w").update(X, feedback().init(X))),

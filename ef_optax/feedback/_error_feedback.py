@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from ef_optax import _cpu
-from ef_optax._checks import check_interval, concrete, warn
+from ef_optax._checks import check_interval, warn
 from ef_optax._numerics import (
     cast_like,
+    concrete,
     keep_if,
     leaf_dtype,
     nan_unless,

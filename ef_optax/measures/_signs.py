@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ef_optax._checks import check_float_leaves, concrete, shown
-from ef_optax._numerics import wide
+from ef_optax._checks import check_float_leaves, shown
+from ef_optax._numerics import concrete, wide
 from ef_optax.measures._vectors import as_accumulators, total
 
 

@@ -24,28 +24,14 @@ class Layout:
     param_specs: Any = None
 
     def __post_init__(self) -> None:
-        Workers(self.axis_name)  # refuses what is no name
-        here = self.mesh.axis_names
-        specs = jax.tree.leaves(self.param_specs)
+        here, specs = self.mesh.axis_names, jax.tree.leaves(self.param_specs)
         split = {name for spec in specs for name in names_in(spec)}
-        if not self.workers or set(self.workers) - set(here):
+        idle = [n for n in here if n not in split and n not in self.workers]
+        if not self.workers or set(self.workers) - set(here) or idle:
             raise ValueError(
                 f"over_workers: axis_name={self.axis_name!r} must name axes of the "
-                f"mesh, which has {_names(here)}."
-            )
-        if split - set(here) or split & set(self.workers):
-            raise ValueError(
-                f"over_workers: param_specs name {_names(split)}; parameters are the "
-                "same on all workers, and may be split over the other axes of the mesh "
-                f"only: {_names(set(here) - set(self.workers))}."
-            )
-        idle = [n for n in here if n not in split and n not in self.workers]
-        if idle:
-            raise ValueError(
-                f"over_workers: {_names(idle)} of the mesh is neither the workers' "
-                f"({_names(self.workers)}) nor named in param_specs. Let it count as "
-                f"workers, axis_name={(*self.workers, *idle)!r}, or say by param_specs "
-                "which parameters are split over it."
+                f"mesh, which has {_names(here)}, and param_specs= the axes over which "
+                f"parameters are split; they name {_names(split)}."
             )
 
     @property

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ef_optax._checks import check_choice, concrete
+from ef_optax._checks import check_choice
 from ef_optax._keys import KeyState, as_key, init_keys, leaf_key, next_keys
-from ef_optax._numerics import flag_of, keep_if, nan_unless
+from ef_optax._numerics import concrete, flag_of, keep_if, nan_unless
 from ef_optax.vote._packed import Rule, packed_vote
 from ef_optax.workers import AxisName, Workers
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax._checks import concrete
-from ef_optax._numerics import flag_of, varying_axes
+from ef_optax._numerics import concrete, flag_of, varying_axes
 from ef_optax._packing import pack_bits, pack_planes, packed_size, unpack_bits
 from ef_optax.vote._tally import at_least, count
 from ef_optax.workers import Workers

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ef_optax._checks import check_updates, describe, named_leaves, shown, warn
+from ef_optax._checks import check_updates, describe, named_leaves, warn
 from ef_optax._numerics import all_finite, cast_varying, flag_of, varying_axes, widen
 
 AxisName = None | str | tuple[str, ...]
@@ -30,14 +30,8 @@ class Workers:
 
     def __init__(self, axis_name: AxisName, index: Any = None):
         names = () if axis_name is None else axis_name
-        names = (names,) if isinstance(names, str) else names
-        if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
-            raise TypeError(
-                "axis_name must be None, a string or a tuple of strings; got "
-                f"{shown(axis_name)}."
-            )
         self.axis_name = axis_name
-        self._axes: tuple[str, ...] = names
+        self._axes = (names,) if isinstance(names, str) else tuple(names)
         self._index = index
 
     @property

@@ -8,8 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ef_optax._checks import check_interval, concrete
-from ef_optax._numerics import cast_varying, leaf_dtype, varying_axes, wide, zero_unless
+from ef_optax._checks import check_interval
+from ef_optax._numerics import (
+    cast_varying,
+    concrete,
+    leaf_dtype,
+    varying_axes,
+    wide,
+    zero_unless,
+)
 from ef_optax.workers import AxisName, Workers
 
 
