@@ -135,6 +135,11 @@ def test_decoded_leaves_have_their_own_scale_and_dtype():
     chex.assert_trees_all_equal_dtypes(tx.decode(message, shared), x)
 
 
+def test_the_largest_are_those_of_the_largest_magnitude():
+    updates, _ = first(eo.top_k(k=1), jnp.array([1.0, -2.0, 1.5]))
+    np.testing.assert_array_equal(updates, [0, -2, 0])
+
+
 # rates and decay
 
 
@@ -383,6 +388,21 @@ def test_a_leaf_of_too_few_axes_is_not_split_as_its_parameter():
     whole = {"w": jax.ShapeDtypeStruct((2, 3, 4), jnp.float32)}
     found = eo.state_specs(eo.LocalState(whole), param_specs=specs)
     assert found.inner["w"] == P(AXIS, None, "model")
+
+
+def test_a_servers_shards_are_split_as_the_parts_of_their_parameter():
+    rows = {"w": jax.ShapeDtypeStruct((2, 6), jnp.float32)}  # of all parts, flat
+    state = eo.TwoWayState(rows, optax.EmptyState(), jnp.zeros(1, jnp.int32))
+    found = eo.state_specs(state, param_specs={"w": P(None, "model")})
+    assert found.error["w"] == P(AXIS, ("model",))
+
+
+def test_message_bits_are_those_of_one_worker_in_the_dtype_of_the_error():
+    params = {"a": jnp.ones(10, jnp.bfloat16), "b": jnp.ones(3)}
+    assert eo.message_bits(eo.identity(), params) == 13 * 32
+    mask = {"a": False, "b": True}
+    compressor = eo.exempt(eo.scaled_sign(), mask)  # two bytes and a scale
+    assert eo.message_bits(compressor, params) == 16 + 32 + 3 * 32
 
 
 def test_a_boolean_among_the_extra_arguments_is_not_traced():

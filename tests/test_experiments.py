@@ -125,7 +125,7 @@ def test_main_is_the_command_line():
 
 # One study of each kind: rates, a toy, a plan. End to end are also the quickstart
 # below, and those of test_cifar, test_mnist, test_voting and test_bench_wire.
-QUICK = ("rates_stochastic", "least_squares", "imagenet")
+QUICK = ("rates_sign", "least_squares", "imagenet")
 
 
 @pytest.mark.parametrize("name", STUDIES)
