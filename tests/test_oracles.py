@@ -279,7 +279,7 @@ def test_option_2_never_raises_the_loss_and_a_rejected_step_leaves_the_state():
     ],
     ids=["sign_sgd", "signum", "sgd", "sgd with momentum"],
 )
-def test_one_worker_equals_optax_bit_for_bit(ours, theirs):
+def test_one_worker_equals_optax(ours, theirs):
     gradients = {n: x[:, 0] for n, x in NOISE.items()}
 
     def updates(tx):
@@ -289,7 +289,12 @@ def test_one_worker_equals_optax_bit_for_bit(ours, theirs):
 
         return jax.lax.scan(step, tx.init(START), gradients)[1]
 
-    chex.assert_trees_all_equal(*jax.jit(lambda: (updates(ours), updates(theirs)))())
+    # To the bit operation by operation; a compiler may round a product and a sum once.
+    chex.assert_trees_all_close(
+        *jax.jit(lambda: (updates(ours), updates(theirs)))(), rtol=1e-6, atol=1e-7)
+    first = jax.tree.map(lambda g: g[0], gradients)
+    chex.assert_trees_all_equal(
+        *(tx.update(first, tx.init(START))[0] for tx in (ours, theirs)))
 
 
 def test_adam_without_memory_is_sign_sgd():
