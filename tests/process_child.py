@@ -142,9 +142,12 @@ def traffic(mesh, way, size, rounds):
     args = jax.block_until_ready(compiled(*args))  # connects
     wait()
     before = loopback()
+    wait()  # or another would send before this one has read
     jax.block_until_ready(compiled(*args))
     wait()
-    return {"report": report.bytes_sent * mesh.size, "loopback": loopback() - before,
+    sent = loopback() - before
+    wait()
+    return {"report": report.bytes_sent * mesh.size, "loopback": sent,
             "bits": report.bits_per_parameter / rounds}
 
 
