@@ -460,6 +460,14 @@ def test_a_server_that_is_not_known_to_contract_warns_where_it_keeps_an_error():
         jax.vmap(ef(eo.scaled_sign(), eo.sign()).init, axis_name=AXIS)(jnp.ones((2, 3)))
 
 
+def test_a_compressor_that_is_not_known_to_contract_warns_once_and_not_at_each_trace():
+    with pytest.warns(UserWarning, match="No contraction") as caught:
+        tx = ef(eo.sign())
+        jax.eval_shape(jax.vmap(lambda g: tx.update(g, tx.init(g))[0], axis_name=AXIS),
+                       jnp.ones((2, 3)))
+    assert len(caught) == 1
+
+
 # what crosses
 
 

@@ -107,6 +107,13 @@ def two_way(
                 )
         size = _size_at_init(axis, workers)
         server = _server(compressor or of_workers, error)
+        # Of the workers' own compressor error_feedback has said it already.
+        if compressor is not None and error is not None and not compressor.contracts:
+            warn(
+                f"No contraction is known for {compressor!r}: under error feedback the "
+                "server's error may grow without bound. scaled_sign() and top_k() "
+                "contract."
+            )
         like = params if error is None else error
         rows = jax.tree.map(
             lambda x: jnp.zeros((-(-size_of(x) // size),), leaf_dtype(x)), like
@@ -176,14 +183,7 @@ def two_way(
 
 def _server(compressor: Compressor, memory: Any) -> Compressor:
     """Returns what the server uses, if it keeps an error and if there is none."""
-    if memory is None:
-        return compressor
-    if not compressor.contracts:
-        warn(
-            f"No contraction is known for {compressor!r}: under error feedback the "
-            "server's error may grow without bound. scaled_sign() and top_k() contract."
-        )
-    return compressor.contractive
+    return compressor if memory is None else compressor.contractive
 
 
 def _size_at_init(axis: Workers, workers: int | None) -> int:

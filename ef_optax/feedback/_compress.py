@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from ef_optax._checks import check_state
-from ef_optax._numerics import cast_like, keep_if, nan_unless, widen, zero_unless
+from ef_optax._numerics import cast_like, keep_if, nan_unless, widen
 from ef_optax.compressors import Compressor
 from ef_optax.exchange import Exchange
 from ef_optax.feedback._error_feedback import exchange_of
@@ -87,8 +87,6 @@ def compress(
         dtypes = workers.own_updates("compress", updates, params)
         updates = widen(dtypes)
         finite = workers.all_summable(updates)
-        if workers.is_one:
-            updates = zero_unless(finite, updates)
         out = way.apply(
             compressor, updates, finite, state.compressor, state.exchange, workers, None
         )

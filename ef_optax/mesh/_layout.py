@@ -79,14 +79,15 @@ class Layout:
 
     def check_params(self, params: Any) -> None:
         """Refuses what is no array, or split over the workers where that is known."""
-        others = [f"{path}: {shown(x, 40)}" for path, x in named_leaves(params)
+        leaves = named_leaves(params)
+        others = [f"{path}: {shown(x, 40)}" for path, x in leaves
                   if not (hasattr(x, "dtype") or isinstance(x, float | int))]
         if others:
             raise TypeError(
                 f"over_workers needs arrays as parameters; got {describe(others)}. Of "
                 "an Equinox module take eqx.filter(model, eqx.is_inexact_array)."
             )
-        split = [path for path, x in named_leaves(params)
+        split = [path for path, x in leaves
                  if set(self.workers) & set(names_in(_spec(x)))]
         if split:
             raise ValueError(
